@@ -1,0 +1,102 @@
+"""The one in-memory form of a dataset: who took which item, in which order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from semid_lib.errors import DataError
+
+MISSING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Interactions sorted by user, then time, with the items' fields beside them.
+
+    Attributes:
+        user: `[M]` int64, user index 0..U-1, never decreasing.
+        item: `[M]` int64, item index 0..N-1.
+        num_users, num_items: U and N; every user and item occurs or is named in `items`.
+        ordered: whether the rows of a user stand in time order. Sequential use needs it.
+        timestamp: `[M]` int64 UNIX seconds, or None.
+        rating: `[M]` float32, or None.
+        fields: name -> `[N]` int64 value code 0..V-1, `MISSING` (-1) where the item has none.
+            The item id itself is not among them: encoders add it as field 0.
+        field_values: name -> the V printed values, so `field_values[f][fields[f][i]]` is text.
+        items: one row per item with every raw column, index 0..N-1 (titles and the like).
+        item_ids, user_ids: original ids, or None where they already are 0..N-1 / 0..U-1.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    num_users: int
+    num_items: int
+    ordered: bool = True
+    timestamp: np.ndarray | None = None
+    rating: np.ndarray | None = None
+    fields: Mapping[str, np.ndarray] = field(default_factory=dict)
+    field_values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    items: pd.DataFrame | None = None
+    item_ids: np.ndarray | None = None
+    user_ids: np.ndarray | None = None
+    name: str = "unnamed"
+
+    def __post_init__(self):
+        for name in ("user", "item"):
+            column = getattr(self, name)
+            limit = getattr(self, f"num_{name}s")
+            if column.ndim != 1 or column.dtype != np.int64:
+                raise DataError(f"{name} must be a 1-d int64 array, not {column.dtype} {column.shape}")
+            if len(column) and not (0 <= column.min() and column.max() < limit):
+                bad = column.max() if column.max() >= limit else column.min()
+                raise DataError(f"{name} {bad} is outside 0..{limit - 1}; is num_{name}s right?")
+        if len(self.user) != len(self.item):
+            raise DataError(f"{len(self.user)} users beside {len(self.item)} items in the rows")
+        if len(self.user) > 1 and (np.diff(self.user) < 0).any():
+            row = int(np.argmax(np.diff(self.user) < 0)) + 1
+            raise DataError(f"row {row} goes back to user {self.user[row]}: sort rows by user, then time")
+        if self.ordered and self.timestamp is not None:
+            backwards = (np.diff(self.timestamp) < 0) & (np.diff(self.user) == 0)
+            if backwards.any():
+                row = int(np.argmax(backwards)) + 1
+                raise DataError(
+                    f"row {row}: time of user {self.user[row]} goes back; sort rows by user, then time"
+                )
+        for name, column in self.fields.items():
+            if column.shape != (self.num_items,):
+                raise DataError(f"field {name!r} has shape {column.shape}, not ({self.num_items},)")
+
+    @property
+    def num_interactions(self) -> int:
+        """Number of rows M."""
+        return len(self.user)
+
+    @property
+    def density(self) -> float:
+        """Share of the U x N pairs that occur: M / (U N)."""
+        return self.num_interactions / (self.num_users * self.num_items)
+
+    @property
+    def indptr(self) -> np.ndarray:
+        """`[U+1]` int64: the rows of user u are `indptr[u]:indptr[u+1]`."""
+        return np.searchsorted(self.user, np.arange(self.num_users + 1))
+
+    def sequences(self) -> list[np.ndarray]:
+        """The items of each user, oldest first: U arrays of int64."""
+        return np.split(self.item, self.indptr[1:-1])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the sequences and fields, the same wherever the data came from."""
+        digest = hashlib.sha256()
+        for column in (self.user, self.item):
+            digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
+        for name in sorted(self.fields):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.fields[name], dtype="<i8").tobytes())
+        return digest.hexdigest()

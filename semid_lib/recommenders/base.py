@@ -1,0 +1,170 @@
+"""What every recommender shares: ids in and out, ranking with ties, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from semid_lib.errors import EmptyHistoryError, InputError, NotFittedError, UnknownItemError
+from semid_lib.storage import load_tensors, save_tensors
+
+PADDING = -1
+
+
+class Recommender(BaseEstimator):
+    """Histories in, ranked items out.
+
+    A subclass implements `fit(split, sids=None)`, which calls `self._see(split)` first, and either
+
+    * `_scores(histories) -> [B, N]` array, if it scores every item, or
+    * `_generate(histories, k, exclude_history) -> (items [B, k], scores [B, k])`, if it writes items
+      one by one (`PADDING` where it finds fewer than k);
+
+    and, if it learns something, `_state() -> {name: tensor}` and `_restore(tensors)`.
+    Inside, items are always 0..N-1 and a history is an int64 array, newest last.
+    """
+
+    needs_history = True
+
+    def _see(self, split) -> None:
+        """Remember the catalogue of `split`: how many items, and their original ids."""
+        self.num_items_ = split.num_items
+        ids = split.data.item_ids
+        self.item_ids_ = None if ids is None else np.asarray(ids)
+        self._index = None
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence],
+        k: int = 10,
+        *,
+        exclude_history: bool = False,
+        return_scores: bool = False,
+    ):
+        """Rank the catalogue for each history and return the best k items.
+
+        Args:
+            histories: B sequences of item ids of any length, newest last.
+            k: how many items to return.
+            exclude_history: never return an item of the history itself.
+            return_scores: also return the scores, `[B, k]` float, higher is better.
+
+        Returns:
+            `[B, k]` items (int64, or the original ids), best first. Equal scores stand in a
+            fixed pseudo-random order. `PADDING` (-1) with score -inf fills rows with fewer
+            than k items.
+
+        Raises:
+            UnknownItemError: an item that was not in the catalogue.
+            EmptyHistoryError: an empty history, unless the method needs none.
+        """
+        if k < 1 or k > self.num_items_fitted:
+            raise InputError(f"k is {k}, but must lie in 1..{self.num_items_} (the catalogue)")
+        inside = self._to_indices(histories)
+        items, scores = self._generate(inside, k, exclude_history)
+        if self.item_ids_ is not None:
+            fill = items == PADDING
+            items = self.item_ids_[np.where(fill, 0, items)]
+            if fill.any():
+                items = np.where(fill, None, items)
+        return (items, scores) if return_scores else items
+
+    @property
+    def num_items_fitted(self) -> int:
+        """Catalogue size N; raises NotFittedError before `fit`."""
+        if not hasattr(self, "num_items_"):
+            raise NotFittedError(f"{type(self).__name__} is not fitted: call fit(split) first")
+        return self.num_items_
+
+    @property
+    def scores_all_items(self) -> bool:
+        """Whether `score_items` exists, so that every item can be ranked."""
+        return type(self)._scores is not Recommender._scores
+
+    def score_items(self, histories: Sequence[Sequence]) -> np.ndarray:
+        """Scores of every item for each history, `[B, N]` float, higher is better."""
+        self.num_items_fitted  # noqa: B018 - raises when not fitted
+        return self._scores(self._to_indices(histories))
+
+    def _scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        raise TypeError(f"{type(self).__name__} generates items and does not score all of them")
+
+    def _generate(self, histories, k, exclude_history):
+        return self._top(self._scores(histories), histories, k, exclude_history)
+
+    def _top(self, scores, histories, k, exclude_history):
+        """The best k of full scores; ties fall in a fixed pseudo-random order."""
+        scores = np.array(scores, dtype=np.float64)
+        if exclude_history:
+            for row, history in enumerate(histories):
+                scores[row, history] = -np.inf
+        shuffled = np.random.default_rng(0).permutation(scores.shape[1])
+        mixed = scores[:, shuffled]
+        order = np.argsort(-mixed, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(mixed, order, axis=1)
+        return np.where(np.isneginf(best), PADDING, shuffled[order]), best
+
+    def _to_indices(self, histories) -> list[np.ndarray]:
+        if self.item_ids_ is not None and self._index is None:
+            self._index = {item: i for i, item in enumerate(self.item_ids_.tolist())}
+        inside = []
+        for row, history in enumerate(histories):
+            if len(history) == 0 and self.needs_history:
+                raise EmptyHistoryError(
+                    f"history {row} is empty; {type(self).__name__} needs at least one item. "
+                    "Use Popularity for users without history."
+                )
+            inside.append(self._indices_of(history, row))
+        return inside
+
+    def _indices_of(self, history, row) -> np.ndarray:
+        if self._index is not None:
+            try:
+                return np.array([self._index[i] for i in np.asarray(history).tolist()], dtype=np.int64)
+            except KeyError as error:
+                raise UnknownItemError(
+                    f"item {error.args[0]!r} of history {row} is not in the catalogue of "
+                    f"{self.num_items_} items seen at fit time"
+                ) from None
+        indices = np.asarray(history)
+        if len(indices) and not np.issubdtype(indices.dtype, np.integer):
+            raise UnknownItemError(f"history {row} holds {indices[0]!r}; items are integers 0..N-1 here")
+        indices = indices.astype(np.int64)
+        outside = (indices < 0) | (indices >= self.num_items_)
+        if outside.any():
+            raise UnknownItemError(
+                f"item {indices[outside][0]} of history {row} is outside the catalogue "
+                f"0..{self.num_items_ - 1} seen at fit time"
+            )
+        return indices
+
+    def _state(self) -> dict:
+        raise TypeError(f"{type(self).__name__} has nothing to save")
+
+    def _restore(self, tensors: dict) -> None:
+        raise TypeError(f"{type(self).__name__} has nothing to load")
+
+    def save(self, path: str | Path) -> Path:
+        """Write settings and learnt tensors into one safetensors file, atomically."""
+        self.num_items_fitted  # noqa: B018 - raises when not fitted
+        meta = {
+            "kind": type(self).__name__,
+            "params": self.get_params(),
+            "num_items": self.num_items_,
+            "item_ids": None if self.item_ids_ is None else self.item_ids_.tolist(),
+        }
+        return save_tensors(path, self._state(), meta)
+
+    @classmethod
+    def load(cls, path: str | Path):
+        """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
+        tensors, meta = load_tensors(path, cls.__name__)
+        self = cls(**meta["params"])
+        self.num_items_ = meta["num_items"]
+        self.item_ids_ = None if meta["item_ids"] is None else np.asarray(meta["item_ids"])
+        self._index = None
+        self._restore(tensors)
+        return self

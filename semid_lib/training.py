@@ -1,0 +1,350 @@
+"""The one training loop: resumable at any step, the same result however often it was stopped.
+
+Everything random about step s depends on `(seed, s)` alone, so a checkpoint needs no random
+state, and a run that was killed and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from semid_lib.errors import CheckpointError, InputError
+from semid_lib.storage import load_tensors, save_tensors
+
+PRECISIONS = {
+    "float32": (torch.float32, None),
+    "float64": (torch.float64, None),
+    "bfloat16": (torch.float32, torch.bfloat16),
+    "float16": (torch.float32, torch.float16),
+}
+_KIND = "training checkpoint"
+
+
+class TrainingPaused(RuntimeError):
+    """The deadline came; the checkpoint holds everything needed to go on."""
+
+
+@dataclass
+class History:
+    """What a training run did.
+
+    Attributes:
+        epochs: one dict per epoch: `epoch` (from 1), `loss` (mean per sample), `seconds`,
+            `samples_per_second`, and whatever `validate` returned.
+        best_epoch: the epoch whose weights the model holds now (the last one without `validate`).
+        stopped: "epochs" (ran to the end) or "patience" (validation stopped improving).
+        steps: optimiser steps taken.
+        snapshots: step -> what `snapshot` returned then.
+    """
+
+    epochs: list[dict] = field(default_factory=list)
+    best_epoch: int = 0
+    stopped: str = "epochs"
+    steps: int = 0
+    snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in steps and validation, over all resumptions."""
+        return sum(e["seconds"] for e in self.epochs)
+
+    @property
+    def samples_per_second(self) -> float:
+        """Training samples per second, validation left out."""
+        samples = sum(e["samples_per_second"] * e["train_seconds"] for e in self.epochs)
+        return samples / max(sum(e["train_seconds"] for e in self.epochs), 1e-9)
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    num_samples: int,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    schedule: str = "cosine",
+    warmup: float = 0.0,
+    clip: float | None = None,
+    samples_per_epoch: int | None = None,
+    lengths: np.ndarray | None = None,
+    validate: Callable[[], Mapping[str, float]] | None = None,
+    monitor: str = "",
+    patience: int | None = None,
+    snapshot: Callable[[], dict[str, Tensor]] | None = None,
+    snapshot_steps: tuple[int, ...] = (),
+    precision: str = "float32",
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    save_every: float = 60.0,
+    deadline: float | None = None,
+    progress: bool | None = None,
+    label: str = "",
+) -> History:
+    """Fit `model` with AdamW; on return it holds the best weights and is in eval mode.
+
+    Args:
+        model: moved to `device` and to the precision's dtype here.
+        loss: sample indices `[b]` int64 on `device` -> scalar mean loss. Data should live on the
+            device already; the loop never waits for it inside an epoch.
+        num_samples: how many samples `loss` knows, 0..num_samples-1.
+        warmup: share of all steps in which the learning rate rises linearly from 0.
+        schedule: after the warm-up, "cosine" (to 0) or "constant".
+        clip: largest gradient norm.
+        samples_per_epoch: draw only so many samples each epoch (others come in later epochs).
+        lengths: `[num_samples]`; if given, samples of like length share a batch, so that `loss`
+            can trim padding.
+        validate: called after each epoch, model in eval mode; `monitor` names the entry that
+            chooses the best epoch (higher is better); `patience` epochs without gain stop the run.
+        snapshot, snapshot_steps: tensors to keep as they were after these steps.
+        precision: "float32", "float64", or autocast "bfloat16" / "float16" (with loss scaling).
+        checkpoint: file that is resumed from if it exists, and written every `save_every`
+            seconds, at each epoch's end, at the deadline and at the end.
+        deadline: `time.monotonic()` value after which TrainingPaused is raised.
+        progress: bar with loss, speed and time left; default: only on a terminal.
+
+    Raises:
+        TrainingPaused: the deadline came. CheckpointError: the checkpoint is corrupt or of another
+        model or setting. InputError: nothing to train on, or the loss is not finite (the message
+        names the epoch and step; the checkpoint keeps the last good state).
+    """
+    if num_samples < 1:
+        raise InputError("no training samples: every user's train part is shorter than 2 items")
+    dtype, autocast = PRECISIONS[precision]
+    model.to(device=device, dtype=dtype)
+    per_epoch = min(num_samples, samples_per_epoch or num_samples)
+    total_steps = epochs * math.ceil(per_epoch / batch_size)
+    loop = _Loop(model, learning_rate, weight_decay, autocast, device, checkpoint)
+    settings = dict(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
+        weight_decay=weight_decay, warmup=warmup, clip=clip, per_epoch=per_epoch, seed=seed,
+        precision=precision, num_samples=num_samples, monitor=monitor, patience=patience,
+        parameters={name: list(p.shape) for name, p in model.named_parameters()},
+    )  # fmt: skip
+    loop.fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    loop.resume(epochs)
+    show = sys.stderr.isatty() if progress is None else progress
+    bar = tqdm(total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step")
+
+    def rate(step: int) -> float:
+        rising = warmup * total_steps
+        if step < rising:
+            return learning_rate * (step + 1) / rising
+        if schedule == "constant":
+            return learning_rate
+        share = (step - rising) / max(total_steps - rising, 1)
+        return learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+    saved = time.monotonic()
+    while not loop.finished:
+        epoch = len(loop.history.epochs)
+        batches = _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device)
+        model.train()
+        began = time.monotonic()
+        for position in range(loop.position, len(batches)):
+            if deadline is not None and time.monotonic() > deadline:
+                loop.spent += time.monotonic() - began
+                loop.save(position)
+                raise TrainingPaused(f"{label or 'training'} paused at step {loop.step}")
+            torch.manual_seed((seed * 1_000_003 + loop.step) % 2**63)
+            loop.take(loss, batches[position], rate(loop.step), clip)
+            if loop.step in snapshot_steps:
+                loop.history.snapshots[loop.step] = {
+                    n: t.detach().cpu().clone() for n, t in snapshot().items()
+                }
+            bar.update()
+            now = time.monotonic()
+            if show and now - bar.start_t > 1 and bar.n % 10 == 0:
+                bar.set_postfix(loss=f"{loop.mean_loss():.4f}", refresh=False)
+            if checkpoint is not None and now - saved > save_every:
+                loop.spent += now - began
+                loop.save(position + 1)
+                began = saved = time.monotonic()
+        loop.spent += time.monotonic() - began
+        loop.end_epoch(per_epoch, validate, monitor, patience, epochs)
+        loop.save(0)
+        saved = time.monotonic()
+    bar.close()
+    if loop.best is not None:
+        model.load_state_dict(loop.best)
+    model.eval()
+    return loop.history
+
+
+def _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device) -> list[Tensor]:
+    """The batches of one epoch: a permutation of the samples, like lengths together if given.
+
+    With fewer samples per epoch than there are, epochs walk through one long permutation, so
+    that every sample is drawn once before any is drawn twice.
+    """
+    cycle, place = divmod(epoch * per_epoch, num_samples)
+    order = np.random.default_rng([seed, cycle]).permutation(num_samples)
+    if place + per_epoch > num_samples:
+        order = np.append(order, np.random.default_rng([seed, cycle + 1]).permutation(num_samples))
+    order = order[place : place + per_epoch]
+    cuts = np.arange(batch_size, per_epoch, batch_size)
+    if lengths is not None:
+        span = 50 * batch_size
+        parts = np.split(order, np.arange(span, per_epoch, span))
+        order = np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in parts])
+    order = torch.as_tensor(order, device=device)
+    batches = list(torch.tensor_split(order, cuts.tolist()))
+    if lengths is not None:
+        shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(batches))
+        batches = [batches[i] for i in shuffled]
+    return batches
+
+
+class _Loop:
+    """The state of a run between two steps, and its file."""
+
+    def __init__(self, model, learning_rate, weight_decay, autocast, device, checkpoint):
+        self.model, self.autocast = model, autocast
+        self.device = torch.device(device)
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast is torch.float16)
+        self.history = History()
+        self.best: dict[str, Tensor] | None = None
+        self.best_value, self.bad_epochs = -math.inf, 0
+        self.step, self.position, self.spent, self.finished = 0, 0, 0.0, False
+        self.fingerprint = ""
+        self._clear()
+
+    def _clear(self):
+        self.position, self.spent, self.seen = 0, 0.0, 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    def take(self, loss, batch, rate, clip):
+        """One optimiser step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        enabled = self.autocast is not None
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
+            value = loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(value).backward()
+        if clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.loss_sum += value.detach() * len(batch)
+        self.seen += len(batch)
+        self.step += 1
+
+    def mean_loss(self) -> float:
+        """Mean loss per sample of the epoch so far; waits for the device."""
+        return float(self.loss_sum) / max(self.seen, 1)
+
+    def _check_finite(self):
+        if not math.isfinite(self.mean_loss()):
+            raise InputError(
+                f"the loss is {self.mean_loss()} in epoch {len(self.history.epochs) + 1}, before "
+                f"step {self.step}: lower the learning rate, clip the gradient or look for "
+                "non-finite inputs. The checkpoint keeps the last good state."
+            )
+
+    def end_epoch(self, samples, validate, monitor, patience, epochs):
+        """Book the epoch, validate, keep the best weights, decide whether to stop."""
+        self._check_finite()
+        began = time.monotonic()
+        entry = {"epoch": len(self.history.epochs) + 1, "loss": self.mean_loss()}
+        if validate is not None:
+            self.model.eval()
+            with torch.no_grad():
+                entry.update(validate())
+            if entry[monitor] > self.best_value:
+                self.best_value, self.bad_epochs = entry[monitor], 0
+                self.history.best_epoch = entry["epoch"]
+                self.best = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+            else:
+                self.bad_epochs += 1
+        else:
+            self.history.best_epoch = entry["epoch"]
+        entry["train_seconds"] = self.spent
+        entry["seconds"] = self.spent + time.monotonic() - began
+        entry["samples_per_second"] = samples / max(self.spent, 1e-9)
+        self.history.epochs.append(entry)
+        self.history.steps = self.step
+        if patience is not None and self.bad_epochs >= patience:
+            self.history.stopped, self.finished = "patience", True
+        self.finished = self.finished or len(self.history.epochs) >= epochs
+        self._clear()
+
+    def save(self, position: int):
+        """Write the checkpoint, atomically; a state that is not finite never replaces a good one."""
+        if self.checkpoint is None:
+            return
+        self._check_finite()
+        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
+        for name, t in (self.best or {}).items():
+            tensors[f"best.{name}"] = t
+        for index, state in self.optimizer.state_dict()["state"].items():
+            for name, t in state.items():
+                tensors[f"optimizer.{index}.{name}"] = t
+        for step, kept in self.history.snapshots.items():
+            for name, t in kept.items():
+                tensors[f"snapshot.{step}.{name}"] = t
+        tensors["loss_sum"] = self.loss_sum
+        meta = {
+            "kind": _KIND, "fingerprint": self.fingerprint, "position": position,
+            "step": self.step, "spent": self.spent, "seen": self.seen, "finished": self.finished,
+            "bad_epochs": self.bad_epochs, "scaler": self.scaler.state_dict(),
+            "best_value": self.best_value if self.best is not None else None,
+            "best_epoch": self.history.best_epoch, "stopped": self.history.stopped,
+            "epochs": self.history.epochs,
+        }  # fmt: skip
+        save_tensors(self.checkpoint, tensors, meta)
+
+    def resume(self, epochs: int):
+        """Continue from the checkpoint file if there is one."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            self.finished = epochs < 1
+            return
+        tensors, meta = load_tensors(self.checkpoint, _KIND)
+        if meta["fingerprint"] != self.fingerprint:
+            raise CheckpointError(
+                f"{self.checkpoint.name} was written by another model, dataset or setting; "
+                "delete it to start again, or restore the settings it was made with"
+            )
+
+        def part(prefix):
+            cut = len(prefix)
+            return {n[cut:]: t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        if meta["best_value"] is not None:
+            self.best = {n: t.to(self.device) for n, t in part("best.").items()}
+            self.best_value = meta["best_value"]
+        state = {}
+        for name, t in part("optimizer.").items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = t
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.scaler.load_state_dict(meta["scaler"])
+        for name, t in part("snapshot.").items():
+            step, key = name.split(".", 1)
+            self.history.snapshots.setdefault(int(step), {})[key] = t
+        self.history.epochs, self.history.best_epoch = meta["epochs"], meta["best_epoch"]
+        self.history.stopped, self.history.steps = meta["stopped"], meta["step"]
+        self.step, self.position, self.spent = meta["step"], meta["position"], meta["spent"]
+        self.seen, self.bad_epochs, self.finished = meta["seen"], meta["bad_epochs"], meta["finished"]
+        self.loss_sum = tensors["loss_sum"].to(self.device)
