@@ -1,0 +1,136 @@
+"""What a run stands on: its profile, device, precision, seed and threads."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from dataclasses import dataclass
+
+from semid_lib.errors import InputError
+
+PROFILES = ("quick", "paper")
+PRECISIONS = ("float32", "float64", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `setup` decided for a chapter.
+
+    Attributes:
+        chapter: its number, such as "01".
+        profile: "quick" or "paper".
+        device: "cpu", "cuda" or "cuda:N".
+        seed: the seed that everything random was given.
+    """
+
+    chapter: str
+    profile: str
+    device: str
+    seed: int
+
+
+def profile() -> str:
+    """Return the profile named by $SEMID_PROFILE: "quick" (the default) or "paper".
+
+    A GPU never changes the profile: on another machine the book would show other numbers.
+
+    Raises:
+        InputError: $SEMID_PROFILE names no profile.
+    """
+    name = os.environ.get("SEMID_PROFILE") or "quick"
+    if name not in PROFILES:
+        raise InputError(f"SEMID_PROFILE is {name!r}, but must be one of {PROFILES}")
+    return name
+
+
+def resolve_device(device: str = "auto") -> str:
+    """Return the device to compute on.
+
+    Args:
+        device: "cpu", "cuda", "cuda:N", or "auto": $SEMID_DEVICE if it is set, else the GPU in
+            the paper profile where there is one, else the CPU.
+
+    Raises:
+        InputError: no such device, or a GPU was asked for and this machine has none.
+    """
+    import torch
+
+    wanted = os.environ.get("SEMID_DEVICE") or "auto" if device == "auto" else device
+    if wanted == "auto":
+        return "cuda" if profile() == "paper" and torch.cuda.is_available() else "cpu"
+    try:
+        parsed = torch.device(wanted)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device {wanted!r} is not 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {wanted!r} was asked for, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} GPUs; was the CPU build of torch installed?"
+        )
+    return str(parsed)
+
+
+def resolve_precision(precision: str = "auto", device: str = "cpu") -> str:
+    """Return the number format to train in on `device`.
+
+    Args:
+        precision: one of `PRECISIONS`, or "auto": "float32" on a CPU, "bfloat16" on a GPU that
+            computes in it (compute capability 8 and later), else "float16" (such as a T4).
+
+    Raises:
+        InputError: no such precision.
+    """
+    if precision != "auto":
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r} is not 'auto' or one of {PRECISIONS}")
+        return precision
+    if not str(device).startswith("cuda"):
+        return "float32"
+    import torch
+
+    # torch.cuda.is_bf16_supported() also says yes where bf16 is only emulated.
+    return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+
+
+def setup(chapter: str, seed: int = 0) -> Run:
+    """Make a chapter's numbers the same on every machine, and say in one line what was chosen.
+
+    Seeds Python, NumPy and torch, asks torch for deterministic algorithms, sets the figure
+    style, and in the quick profile computes in one thread.
+
+    Args:
+        chapter: its number, such as "01".
+        seed: 0 or more, below 2**32.
+
+    Raises:
+        InputError: a seed out of range, or see `profile` and `resolve_device`.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed}, but must lie in 0..{2**32 - 1}")
+    run = Run(chapter=chapter, profile=profile(), device=resolve_device(), seed=seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=run.device != "cpu")
+    if run.profile == "quick":
+        _one_thread(torch)
+    if "matplotlib" in sys.modules or "IPython" in sys.modules:
+        from semid_lib import plotting
+
+        plotting.use_style()
+    print(f"chapter {run.chapter} | profile {run.profile} | device {run.device} | seed {run.seed}")
+    return run
+
+
+def _one_thread(torch) -> None:
+    """Hold torch, and the BLAS and OpenMP libraries loaded so far, to one thread."""
+    import sklearn  # noqa: F401 - its OpenMP library must be loaded to be held
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    threadpool_limits(limits=1)
