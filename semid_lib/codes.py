@@ -1,0 +1,527 @@
+"""Semantic IDs: the codes of a catalogue, their vocabulary, collisions, trie and files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semid_lib.errors import CapacityError, CodesError, InputError
+from semid_lib.storage import write_atomic
+
+MAX_TOKENS = 2**31 - 1
+_FORMAT = "semid_lib.SemanticIds"
+_TOKEN = re.compile(r"<([a-z]+)_(0|[1-9][0-9]*)>")
+
+
+@dataclass(frozen=True, eq=False)
+class Trie:
+    """Every prefix of every ID, as flat arrays.
+
+    A node of level l is a distinct prefix of l+1 codes. The nodes of a level are numbered in
+    lexicographic order, so the children of a node are one contiguous range of the next level,
+    sorted by code, and so are the items of a leaf (several where IDs collide).
+
+    Attributes:
+        code: per level, `[n_l]` the last code of each node. `code[0]` are the root's children.
+        parent: per level, `[n_l]` node of the level above (all 0, the root, at level 0).
+        first_child: per level, `[n_l]` first node of the next level; at the last level the
+            position in `leaf_items` (so the children of a leaf are its items).
+        num_children: per level, `[n_l]`.
+        max_children: per level, the largest of `num_children`, an int.
+        leaf_ptr: `[n_{L-1} + 1]`, the items of leaf j are `leaf_items[leaf_ptr[j]:leaf_ptr[j+1]]`.
+        leaf_items: `[N]` item indices, ascending within a leaf.
+    All arrays are int64: numpy arrays, or torch tensors after `tensors(device)`.
+    """
+
+    code: tuple
+    parent: tuple
+    first_child: tuple
+    num_children: tuple
+    max_children: tuple[int, ...]
+    leaf_ptr: Any
+    leaf_items: Any
+    _moved: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, codes: np.ndarray) -> Trie:
+        """Build the trie of `codes` `[N, L]`. Cost: one sort, O(N L log N)."""
+        num_items, levels = codes.shape
+        order = np.lexsort(codes.T[::-1]).astype(np.int64)
+        rows = codes[order]
+        opens = np.ones((num_items, levels), dtype=bool)
+        opens[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
+        node = np.cumsum(opens, axis=0) - 1
+        first_row = [np.flatnonzero(opens[:, level]) for level in range(levels)]
+        code = [rows[first_row[level], level] for level in range(levels)]
+        parent = [np.zeros(len(code[0]), dtype=np.int64)]
+        parent += [node[first_row[level], level - 1] for level in range(1, levels)]
+        below = parent[1:] + [node[:, -1]]
+        num_children = [np.bincount(p, minlength=len(c)) for p, c in zip(below, code)]
+        first_child = [np.cumsum(n) - n for n in num_children]
+        return cls(
+            code=tuple(code),
+            parent=tuple(parent),
+            first_child=tuple(first_child),
+            num_children=tuple(num_children),
+            max_children=tuple(int(n.max()) for n in num_children),
+            leaf_ptr=np.append(first_child[-1], num_items),
+            leaf_items=order,
+        )
+
+    @property
+    def num_levels(self) -> int:
+        """Levels L."""
+        return len(self.code)
+
+    @property
+    def num_leaves(self) -> int:
+        """Distinct IDs."""
+        return len(self.code[-1])
+
+    def find(self, prefixes: np.ndarray) -> np.ndarray:
+        """Look up prefixes `[M, l]`, 1 <= l <= L: the node of level l-1 of each, or -1.
+
+        Works on the numpy form. Cost: O(M l log N).
+        """
+        prefixes = np.asarray(prefixes, dtype=np.int64)
+        node = np.zeros(len(prefixes), dtype=np.int64)
+        for level in range(prefixes.shape[1]):
+            # Parents and, within a parent, codes both ascend: one key, searchable at once.
+            size = int(self.code[level].max()) + 1
+            keys = self.parent[level] * size + self.code[level]
+            step = prefixes[:, level]
+            known = (node >= 0) & (step >= 0) & (step < size)
+            wanted = np.where(known, node * size + step, 0)
+            place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            node = np.where(known & (keys[place] == wanted), place, -1)
+        return node
+
+    def tensors(self, device="cpu") -> Trie:
+        """Return the same trie with int64 torch tensors on `device`, made once per device."""
+        import torch
+
+        device = torch.device(device)
+        if device not in self._moved:
+
+            def move(array):
+                return torch.as_tensor(np.array(array, dtype=np.int64), device=device)
+
+            names = ("code", "parent", "first_child", "num_children")
+            self._moved[device] = Trie(
+                **{name: tuple(move(a) for a in getattr(self, name)) for name in names},
+                max_children=self.max_children,
+                leaf_ptr=move(self.leaf_ptr),
+                leaf_items=move(self.leaf_items),
+            )
+        return self._moved[device]
+
+
+class SemanticIds:
+    """The codes of every item: what tokenizers hand to recommenders.
+
+    Level l has its own range of one shared vocabulary: token = 1 + offset_l + c_l, where
+    offset_l is the running sum of the level sizes and 0 is padding (SPEC 0; separate embeddings
+    for the same code at different levels, as in TIGER, LIGER and GRID).
+
+    Args:
+        codes: `[N, L]` integers, `codes[i, l]` in 0..K_l-1. Equal rows (collisions) are allowed.
+        level_sizes: K_l of every level; by default the largest code of the level plus one.
+
+    Attributes:
+        codes: `[N, L]` int64.
+        level_sizes: L ints.
+        offsets: `[L]` int64.
+        num_tokens: 1 + sum of the level sizes (padding included).
+        tokens: `[N, L]` int64, 1..num_tokens-1.
+        trie: the prefix trie, built at first use.
+
+    Raises:
+        CodesError: codes that are not integers, not a full matrix, empty, or outside a level.
+        CapacityError: a vocabulary of more than 2^31 - 1 tokens.
+
+    Example:
+        >>> sids = SemanticIds([[0, 1], [2, 0], [0, 1]])
+        >>> sids.level_sizes, sids.is_unique, sids.items_of((0, 1)).tolist()
+        ((3, 2), False, [0, 2])
+    """
+
+    def __init__(self, codes, level_sizes: Sequence[int] | None = None):
+        self.codes = _matrix(codes)
+        largest = self.codes.max(axis=0)
+        if level_sizes is None:
+            level_sizes = (largest + 1).tolist()
+        self.level_sizes = _sizes(level_sizes, self.codes.shape[1])
+        for level, size in enumerate(self.level_sizes):
+            column = self.codes[:, level]
+            if column.min() < 0 or column.max() >= size:
+                item = int(np.argmax((column < 0) | (column >= size)))
+                raise CodesError(
+                    f"item {item} has code {column[item]} at level {level}, outside 0..{size - 1}: "
+                    "are the level sizes another tokenizer's, or the codes offset already?"
+                )
+        self.offsets = np.cumsum((0, *self.level_sizes[:-1]), dtype=np.int64)
+        self.num_tokens = 1 + sum(self.level_sizes)
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(map(str, self.level_sizes))
+        return f"SemanticIds({self.num_items} items, levels {sizes}, {self.num_ids} distinct IDs)"
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, SemanticIds):
+            return NotImplemented
+        same_sizes = self.level_sizes == other.level_sizes
+        return same_sizes and np.array_equal(self.codes, other.codes)
+
+    __hash__ = None
+
+    @property
+    def num_items(self) -> int:
+        """Items N."""
+        return self.codes.shape[0]
+
+    @property
+    def num_levels(self) -> int:
+        """Levels L."""
+        return self.codes.shape[1]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """`[N, L]` int64 token ids: 1 + offset_l + c_l."""
+        return 1 + self.offsets + self.codes
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The prefix trie of all IDs."""
+        return Trie.of(self.codes)
+
+    @property
+    def num_ids(self) -> int:
+        """Distinct IDs."""
+        return self.trie.num_leaves
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether no two items share an ID."""
+        return self.num_ids == self.num_items
+
+    @cached_property
+    def leaf_of(self) -> np.ndarray:
+        """`[N]` int64: the trie leaf of each item. Items collide if they share it."""
+        leaves = np.empty(self.num_items, dtype=np.int64)
+        counts = self.trie.num_children[-1]
+        leaves[self.trie.leaf_items] = np.repeat(np.arange(self.num_ids), counts)
+        return leaves
+
+    def items_of(self, prefix: Sequence[int]) -> np.ndarray:
+        """Return the items whose ID begins with `prefix` (1 to L codes), ascending; maybe none."""
+        prefix = _matrix([list(prefix)])
+        if prefix.shape[1] > self.num_levels:
+            raise CodesError(f"a prefix of {prefix.shape[1]} codes, but IDs have {self.num_levels}")
+        first = int(self.trie.find(prefix)[0])
+        if first < 0:
+            return np.empty(0, dtype=np.int64)
+        last = first + 1
+        for level in range(prefix.shape[1] - 1, self.num_levels):
+            starts, counts = self.trie.first_child[level], self.trie.num_children[level]
+            first, last = starts[first], starts[last - 1] + counts[last - 1]
+        return np.sort(self.trie.leaf_items[first:last])
+
+    def lookup(self, codes) -> np.ndarray:
+        """Decode IDs `[M, L]` to items `[M]` int64, -1 where no item has the ID.
+
+        Raises:
+            CodesError: a wrong number of levels, or an ID that several items share
+                (`items_of` lists them, `resolve` separates them).
+        """
+        codes = _matrix(codes)
+        if codes.shape[1] != self.num_levels:
+            raise CodesError(
+                f"IDs of {codes.shape[1]} codes, but this catalogue's have {self.num_levels}"
+            )
+        leaf = self.trie.find(codes)
+        shared = (leaf >= 0) & (self.trie.num_children[-1][leaf] > 1)
+        if shared.any():
+            row = int(np.argmax(shared))
+            items = self.items_of(codes[row]).tolist()
+            raise CodesError(
+                f"ID {tuple(codes[row].tolist())} belongs to {len(items)} items ({items[:3]}...): "
+                "use items_of, or make the IDs unique with resolve('extra_digit')"
+            )
+        return np.where(leaf >= 0, self.trie.leaf_items[self.trie.first_child[-1][leaf]], -1)
+
+    def resolve(
+        self, how: str, *, costs=None, rounds: int = 20, epsilon: float = 0.003
+    ) -> SemanticIds:
+        """Return new IDs in which collisions are dealt with by the rule `how` (SPEC 13).
+
+        Args:
+            how: one of
+                "none": leave them, equal IDs tie (RPG, ACERec);
+                "extra_digit": one more level, the item's 0-based rank among the items of its ID,
+                in item order (TIGER, LIGER);
+                "grid_digit": one more level, 0 if the ID is unique, else 1, 2, ... (GRID);
+                "sinkhorn": re-assign colliding items on the last level (LC-Rec, LETTER), which
+                needs `costs`. What still collides after `rounds` is left so.
+            costs: `[N, K_{L-1}]` finite distances of each item (its residual) to every code of
+                the last level. Used by "sinkhorn" only.
+            rounds: most re-assignment rounds.
+            epsilon: Sinkhorn's entropy weight, on distances scaled to -1..1 (LC-Rec's 0.003).
+
+        Raises:
+            InputError: an unknown rule, or costs that are missing or not finite.
+            CodesError: costs of the wrong shape.
+        """
+        if how == "none":
+            return self
+        if how == "sinkhorn":
+            return self._sinkhorn(costs, rounds, epsilon)
+        if how not in ("extra_digit", "grid_digit"):
+            rules = "'none', 'extra_digit', 'grid_digit' or 'sinkhorn'"
+            raise InputError(f"unknown collision rule {how!r}: choose {rules}")
+        trie, leaf = self.trie, self.leaf_of
+        digit = np.empty(self.num_items, dtype=np.int64)
+        digit[trie.leaf_items] = np.arange(self.num_items) - trie.leaf_ptr[leaf[trie.leaf_items]]
+        if how == "grid_digit":
+            digit = np.where(trie.num_children[-1][leaf] > 1, digit + 1, 0)
+        codes = np.column_stack([self.codes, digit])
+        return SemanticIds(codes, (*self.level_sizes, int(digit.max()) + 1))
+
+    def _sinkhorn(self, costs, rounds, epsilon) -> SemanticIds:
+        if costs is None:
+            raise InputError(
+                "resolve('sinkhorn') needs costs [N, K]: distances to the last level's codes"
+            )
+        costs = np.asarray(costs, dtype=np.float64)
+        if costs.shape != (self.num_items, self.level_sizes[-1]):
+            wanted = (self.num_items, self.level_sizes[-1])
+            raise CodesError(
+                f"costs have shape {costs.shape}, not {wanted} (items x last level's codes)"
+            )
+        if not np.isfinite(costs).all():
+            raise InputError(
+                "costs hold NaN or infinite distances: check the vectors they come from"
+            )
+        current = self
+        for _ in range(rounds):
+            if current.is_unique:
+                break
+            codes, trie = current.codes.copy(), current.trie
+            for leaf in np.flatnonzero(trie.num_children[-1] > 1):
+                items = trie.leaf_items[trie.leaf_ptr[leaf] : trie.leaf_ptr[leaf + 1]]
+                codes[items, -1] = _balanced_choice(costs[items], epsilon)
+            if np.array_equal(codes, current.codes):
+                break
+            current = SemanticIds(codes, self.level_sizes)
+        return current
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write codes and level sizes as JSON, atomically."""
+        value = {
+            "format": _FORMAT,
+            "version": 1,
+            "level_sizes": list(self.level_sizes),
+            "codes": self.codes.tolist(),
+        }
+        return write_atomic(path, json.dumps(value, separators=(",", ":")).encode())
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> SemanticIds:
+        """Read what `to_json` wrote. Raises CodesError for anything else, cut files included."""
+        value = _read_json(path)
+        if not isinstance(value, dict) or value.get("format") != _FORMAT:
+            raise CodesError(
+                f"{Path(path).name} is not a file of SemanticIds.to_json; "
+                "for the exchange form (item -> ['<a_12>', ...]) use from_index_json"
+            )
+        if value.get("version") != 1:
+            raise CodesError(f"{Path(path).name} has version {value.get('version')!r}, not 1")
+        missing = {"codes", "level_sizes"} - value.keys()
+        if missing:
+            raise CodesError(f"{Path(path).name} lacks {sorted(missing)}")
+        return cls(_plain_rows(value["codes"]), value["level_sizes"])
+
+    def to_index_json(self, path: str | Path | None = None) -> dict[str, list[str]]:
+        """Return `{"0": ["<a_12>", "<b_7>", ...], ...}` and, if `path` is given, write it too.
+
+        The form that LC-Rec and its successors exchange: keys are item indices, the letter
+        names the level (a, b, ..., z, aa, ab, ...). It does not hold the level sizes.
+        """
+        names = [_letters(level) for level in range(self.num_levels)]
+        index = {
+            str(item): [f"<{name}_{code}>" for name, code in zip(names, row)]
+            for item, row in enumerate(self.codes.tolist())
+        }
+        if path is not None:
+            write_atomic(path, json.dumps(index, separators=(",", ":")).encode())
+        return index
+
+    @classmethod
+    def from_index_json(
+        cls, source: str | Path | Mapping, level_sizes: Sequence[int] | None = None
+    ) -> SemanticIds:
+        """Read the exchange form from a file or a dict; see `to_index_json`.
+
+        Args:
+            source: path, or the mapping item -> list of tokens. Keys must be 0..N-1, in any order.
+            level_sizes: K_l, since the form does not hold them; by default the largest code + 1.
+
+        Raises:
+            CodesError: keys that are not 0..N-1, a token that is not `<letter_number>`, letters
+                out of order, tuples of different lengths, a file cut short.
+        """
+        index = source if isinstance(source, Mapping) else _read_json(source)
+        if not isinstance(index, Mapping) or not index:
+            raise CodesError(
+                "an index must be an object item -> ['<a_12>', '<b_7>', ...], not empty"
+            )
+        rows: list = [None] * len(index)
+        for key, tokens in index.items():
+            item = _item_key(key, len(index))
+            if rows[item] is not None:
+                raise CodesError(f"item {item} occurs twice")
+            rows[item] = _parse_tokens(tokens, item)
+        return cls(rows, level_sizes)
+
+
+def _matrix(codes) -> np.ndarray:
+    """Codes as an int64 matrix of their own, or CodesError."""
+    try:
+        array = np.asarray(codes)
+    except (ValueError, OverflowError) as error:
+        raise CodesError(f"codes are not a full [N, L] matrix ({error}): ragged tuples?") from error
+    if array.ndim != 2 or 0 in array.shape:
+        raise CodesError(
+            f"codes must be [N, L] with at least one item and level, not {array.shape}"
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise CodesError(
+            f"codes must be integers, not {array.dtype} (such as {array.flat[0]!r}): "
+            "convert after checking that no rounding is involved"
+        )
+    if array.max() >= MAX_TOKENS:
+        raise CapacityError(f"code {array.max()} is beyond the largest vocabulary, {MAX_TOKENS}")
+    return array.astype(np.int64)
+
+
+def _sizes(level_sizes, levels: int) -> tuple[int, ...]:
+    try:
+        sizes = tuple(level_sizes)
+    except TypeError:
+        raise CodesError(f"level_sizes must be {levels} integers, not {level_sizes!r}") from None
+    if len(sizes) != levels:
+        raise CodesError(f"{len(sizes)} level sizes for codes of {levels} levels")
+    for level, size in enumerate(sizes):
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise CodesError(
+                f"level {level} has size {size!r}, but a size is an integer of at least 1"
+            )
+    sizes = tuple(int(size) for size in sizes)
+    if sum(sizes) >= MAX_TOKENS:
+        raise CapacityError(
+            f"{sum(sizes)} tokens in all levels; the largest vocabulary is {MAX_TOKENS}"
+        )
+    return sizes
+
+
+def _balanced_choice(costs: np.ndarray, epsilon: float, iterations: int = 50) -> np.ndarray:
+    """Code of each row after Sinkhorn has given every code the same total mass.
+
+    Source: LC-Rec, `generate_indices.py` (distances centred and scaled to -1..1, argmax of the
+    plan). Deviates: computed with logarithms, so that a small epsilon does not underflow.
+    """
+    from scipy.special import logsumexp
+
+    middle = (costs.max() + costs.min()) / 2
+    log_plan = -(costs - middle) / (costs.max() - middle + 1e-5) / epsilon
+    for _ in range(iterations):
+        log_plan = log_plan - logsumexp(log_plan, axis=1, keepdims=True) - np.log(len(costs))
+        log_plan = log_plan - logsumexp(log_plan, axis=0) - np.log(costs.shape[1])
+    return log_plan.argmax(axis=1)
+
+
+def _letters(level: int) -> str:
+    """Name of a level: a..z, then aa, ab, ... as in a spreadsheet."""
+    name = ""
+    level += 1
+    while level:
+        level, rest = divmod(level - 1, 26)
+        name = chr(ord("a") + rest) + name
+    return name
+
+
+def _item_key(key, count: int) -> int:
+    text = str(key)
+    if isinstance(key, bool) or not re.fullmatch(r"0|[1-9][0-9]{0,17}", text) or int(text) >= count:
+        raise CodesError(
+            f"item key {text[:40]!r}: the {count} keys must be the numbers 0..{count - 1}. "
+            "Map other ids to positions first (some repositories count items from 1)."
+        )
+    return int(text)
+
+
+def _parse_tokens(tokens, item: int) -> list[int]:
+    if not isinstance(tokens, list | tuple):
+        raise CodesError(f"item {item} has {str(tokens)[:40]!r} instead of a list of tokens")
+    codes = []
+    for level, token in enumerate(tokens):
+        match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
+        if match is None:
+            raise CodesError(
+                f"item {item}, level {level}: {str(token)[:40]!r} is not of the form '<a_12>'"
+            )
+        if match[1] != _letters(level):
+            raise CodesError(
+                f"item {item}, level {level}: token {token[:40]!r} has letter {match[1][:9]!r}, "
+                f"but level {level} is named {_letters(level)!r}; are the levels out of order?"
+            )
+        if len(match[2]) > 10:
+            raise CapacityError(f"item {item}, level {level}: code {match[2][:40]} is too large")
+        codes.append(int(match[2]))
+    return codes
+
+
+def _plain_rows(rows) -> list:
+    """Rows of JSON integers; true, 1.0 and text are refused rather than converted."""
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise CodesError("codes must be a list of lists of integers")
+    for item, row in enumerate(rows):
+        for level, code in enumerate(row):
+            if type(code) is not int:
+                raise CodesError(
+                    f"item {item}, level {level}: {str(code)[:40]!r} is not an integer"
+                )
+    return rows
+
+
+def _no_duplicates(pairs) -> dict:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        seen = set()
+        key = next(k for k, _ in pairs if k in seen or seen.add(k))
+        raise CodesError(f"key {key[:40]!r} occurs twice")
+    return result
+
+
+def _read_json(path) -> Any:
+    path = Path(path)
+    if not path.is_file():
+        raise CodesError(f"no such file: {path.name}")
+    try:
+        return json.loads(path.read_bytes(), object_pairs_hook=_no_duplicates)
+    except CodesError as error:
+        raise CodesError(f"{path.name}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CodesError(
+            f"{path.name} ({path.stat().st_size} bytes) is not whole JSON ({error}): "
+            "it was probably cut short while copying"
+        ) from error
