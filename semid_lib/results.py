@@ -1,0 +1,448 @@
+"""Run records, the papers' printed tables, and the one table that shows both.
+
+A record is the JSON file of one finished run. Tables are assembled from records and from the
+printed values in `semid_lib/papers`; nothing here is typed in by hand.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from semid_lib.errors import InputError, RecordError
+from semid_lib.storage import write_json
+
+PAPERS = {"resid": "ReSID", "acerec": "ACERec", "r3vae": "R³-VAE"}
+CUTOFFS = (5, 10, 20)
+METRICS = tuple(f"{m}@{k}" for m in ("recall", "ndcg") for k in CUTOFFS) + ("mrr",)
+NOT_RUN = "not run"
+#: What every record holds, nested keys joined by dots.
+RECORD_KEYS = (
+    "system", "variant", "dataset", "dataset_sha256", "profile", "seed", "intervals", "diagnostics",
+    "cost.seconds", "cost.stages", "config", "cut", "device", "versions", "commit", "curve",
+    *(f"metrics.{p}.{m}" for p in ("validation", "test", "test_unseen") for m in METRICS),
+)  # fmt: skip
+_HERE = Path(__file__).parent
+_CHECKOUT = _HERE.parent
+#: Datasets as the papers print them. ReSID's are Amazon-2023 sets, so "Sports" is not its "SO".
+_DATASETS = {
+    "Beauty": "beauty", "Sports": "sports", "Toys": "toys", "Instruments": "instruments",
+    "Office": "office", "Baby": "baby", "Clothing": "clothing", "LastFM": "lastfm", "ML1M": "ml-1m",
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------ records
+
+
+def slug(text: str) -> str:
+    """Turn a name into a safe piece of a file name: `sasrec*` -> `sasrec-star`."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("*", "-star")).strip("-.") or "unnamed"
+
+
+def run_name(system: str, variant: str, dataset: str, profile: str, seed: int) -> str:
+    """Name a run: `resid--default--beauty--paper--s0`."""
+    return "--".join([*(slug(part) for part in (system, variant, dataset, profile)), f"s{seed}"])
+
+
+def record_name(record: Mapping) -> str:
+    """Name the run that `record` describes."""
+    keys = ("system", "variant", "dataset", "profile", "seed")
+    return run_name(*(record[key] for key in keys))
+
+
+def records_folder() -> Path:
+    """Find the records: $SEMID_RESULTS, else the checkout's book/results, else the package's."""
+    if os.environ.get("SEMID_RESULTS"):
+        return Path(os.environ["SEMID_RESULTS"])
+    if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "book").is_dir():
+        return _CHECKOUT / "book" / "results"
+    return _HERE / "_records"
+
+
+def check_record(record: Mapping, where: str = "record") -> None:
+    """Check that a record is complete.
+
+    Raises:
+        RecordError: a key of `RECORD_KEYS` is missing, or a metric is not a number in 0..1.
+    """
+    if not isinstance(record, Mapping):
+        raise RecordError(f"{where} holds a {type(record).__name__}, not a JSON object")
+    for key in RECORD_KEYS:
+        value = record
+        for step in key.split("."):
+            if not isinstance(value, Mapping) or step not in value:
+                raise RecordError(f"{where} lacks {key!r}: unfinished run, or an edited file?")
+            value = value[step]
+        if key.startswith("metrics.") and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise RecordError(f"{where} has {key} = {value!r}, which is not a number in 0..1")
+
+
+def write_record(record: Mapping, folder: str | Path | None = None, *, force: bool = False) -> Path:
+    """Write a record atomically under its own name.
+
+    Writing the same content again does nothing. Any other record of that name is kept, because it
+    may stand in a table already; `force` replaces it.
+
+    Raises:
+        RecordError: incomplete, or a different record of this name exists and `force` is off.
+    """
+    check_record(record, where=record_name(record) if "seed" in record else "record")
+    path = Path(folder or records_folder()) / f"{record_name(record)}.json"
+    if path.exists() and not force:
+        if json.loads(json.dumps(record)) == load_record(path):
+            return path
+        raise RecordError(
+            f"{path.name} exists and differs (written at commit "
+            f"{str(load_record(path)['commit'])[:12]}); replace it with force, or remove it"
+        )
+    return write_json(path, record)
+
+
+def load_record(path: str | Path) -> dict:
+    """Read and check one record. Raises RecordError, naming the file, if it is not a whole one."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"no record {path.name}: the run has not finished") from None
+    except (ValueError, OSError) as error:
+        raise RecordError(
+            f"{path.name} ({path.stat().st_size} bytes) is not JSON: {error}. Delete it, run again."
+        ) from error
+    check_record(record, path.name)
+    if path.stem != record_name(record):
+        raise RecordError(f"{path.name} holds the run {record_name(record)!r}: was it renamed?")
+    return record
+
+
+def load_records(folder: str | Path | None = None, **wanted) -> list[dict]:
+    """Read all records, sorted by name, of a folder (default: `records_folder()`).
+
+    Args:
+        wanted: keep those whose key equals the value, or one of them if it is a list:
+            `load_records(profile="paper", dataset=["beauty", "toys"])`.
+
+    Raises:
+        RecordError: a file is corrupt or incomplete.
+    """
+    records = [load_record(p) for p in sorted(Path(folder or records_folder()).glob("*.json"))]
+
+    for key, value in wanted.items():
+        allowed = value if isinstance(value, list | tuple) else [value]
+        records = [r for r in records if r[key] in allowed]
+    return records
+
+
+# ------------------------------------------------------------------ printed tables
+
+
+def paper_table(paper: str, number: int, *, as_printed: bool = False) -> pd.DataFrame:
+    """Read a printed table.
+
+    Args:
+        paper: "resid", "acerec" or "r3vae".
+        number: the table's number in the paper.
+        as_printed: keep every cell as the string that was printed, trailing zeros and all.
+
+    Raises:
+        InputError: no such table.
+    """
+    path = _HERE / "papers" / f"{paper}_table{number}.csv"
+    if paper not in PAPERS or not path.is_file():
+        known = sorted(p.stem.replace("_table", ".") for p in path.parent.glob("*_table*.csv"))
+        raise InputError(f"no printed table {paper}.{number}; there are {', '.join(known)}")
+    return pd.read_csv(
+        path, dtype=str if as_printed else None, keep_default_na=False, na_values=[""]
+    )
+
+
+def _items() -> list[dict]:
+    """The 49 tables and figures as `status.toml` lists them."""
+    items = tomllib.loads((_HERE / "papers" / "status.toml").read_text(encoding="utf-8"))["item"]
+    for item in items:
+        item["paper"], item["kind"], number = item["id"].split(".")
+        item["number"] = int(number)
+    return items
+
+
+def _metric(printed: str) -> str:
+    """`R@10` -> `recall@10`."""
+    return re.sub(r"^R@", "recall@", re.sub(r"^N@", "ndcg@", printed)).lower()
+
+
+def printed_cells(paper: str, number: int) -> pd.DataFrame:
+    """Bring a printed table of metrics into long form, named as our records are.
+
+    Returns:
+        Columns `model` (as printed), `system` (ours, or None), `dataset_printed`, `dataset` (ours,
+        or None where the paper's data are not here), `metric`, `paper` (float). Empty for tables
+        that do not print metrics of recommenders.
+    """
+    from semid_lib.systems import system_printed_as
+
+    frame = paper_table(paper, number)
+    item = next(i for i in _items() if i["id"] == f"{paper}.table.{number}")
+    if "metric" not in frame:
+        wide = [c for c in frame.columns if re.fullmatch(r"[RN]@\d+|MRR", c)]
+        if not wide or "dataset" not in item:
+            return pd.DataFrame(columns=_CELL_COLUMNS)
+        frame = frame.melt(item["keys"], wide, "metric", "value").assign(dataset=item["dataset"])
+    name = next((c for c in ("model", "method", "variant") if c in frame), None)
+    if name is None:
+        return pd.DataFrame(columns=_CELL_COLUMNS)
+    frame = frame.rename(columns={"value": "paper", name: "model", "dataset": "dataset_printed"})
+    frame["metric"] = frame["metric"].map(_metric)
+    frame["system"] = frame["model"].map(system_printed_as)
+    frame["dataset"] = frame["dataset_printed"].map(_DATASETS.get)
+    return frame[frame["model"] != "Improv._pct"][_CELL_COLUMNS].reset_index(drop=True)
+
+
+_CELL_COLUMNS = ["model", "system", "dataset_printed", "dataset", "metric", "paper"]
+
+
+# ------------------------------------------------------------------ the one formatter
+
+
+def format_number(value, kind: str = "metric") -> str:
+    """Format one number as the whole book does.
+
+    Args:
+        value: a number; None or NaN gives "not run". Text is returned as it is.
+        kind: "metric" (0.0605), "count" (12,101), "percent" (+3.2 %, of a ratio minus 1), "share"
+            (3.2 %, of a fraction), "seconds" (2 h 05 min), "bytes" (1.5 GB), "real" (4 digits).
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOT_RUN
+    if kind == "seconds":
+        return _duration(value)
+    if kind == "bytes":
+        return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+    patterns = {"metric": ".4f", "count": ",.0f", "percent": "+.1%", "share": ".1%", "real": ".4g"}
+    if kind not in patterns:
+        return str(value)
+    return format(value, patterns[kind]).replace("%", " %").replace("-", "−")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table of numbers that prints itself as text and, in a notebook, as HTML.
+
+    Attributes:
+        frame: the raw values, NaN where there is none.
+        caption: shown above it.
+        kinds: column -> a kind of `format_number`; "real" for other numbers.
+    """
+
+    frame: pd.DataFrame
+    caption: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def formatted(self) -> pd.DataFrame:
+        """Every cell as text; a column `x_std` is folded into its column `x` as `mean ± std`."""
+        cells = {}
+        for name in self.frame.columns:
+            if str(name).removesuffix("_std") in self.frame.columns and str(name).endswith("_std"):
+                continue
+            values, kind = self.frame[name], self._kind(name)
+            cells[name] = [format_number(v, kind) for v in values]
+            if f"{name}_std" in self.frame.columns:
+                spread = [format_number(s, kind) for s in self.frame[f"{name}_std"]]
+                cells[name] = [
+                    c if s == NOT_RUN else f"{c} ± {s}" for c, s in zip(cells[name], spread)
+                ]
+        return pd.DataFrame(cells, index=self.frame.index)
+
+    def _kind(self, name) -> str:
+        default = "count" if pd.api.types.is_integer_dtype(self.frame[name]) else "real"
+        return self.kinds.get(name, default)
+
+    def __str__(self) -> str:
+        text = self.formatted().to_string(index=not isinstance(self.frame.index, pd.RangeIndex))
+        return f"{self.caption}\n{text}" if self.caption else text
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        index = not isinstance(self.frame.index, pd.RangeIndex)
+        body = self.formatted().to_html(index=index, border=0, classes="semid-table")
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        head, bracket, rest = body.partition(">")
+        return head + bracket + caption + rest
+
+
+def table(frame: pd.DataFrame, caption: str = "", kinds: Mapping[str, str] | None = None) -> Table:
+    """Show `frame` with the book's number formats; see `Table` and `format_number`."""
+    return Table(frame, caption, dict(kinds or {}))
+
+
+# ------------------------------------------------------------------ side by side
+
+
+def summarise(
+    records: Iterable[Mapping], metrics: Iterable[str] = METRICS, part: str = "test"
+) -> pd.DataFrame:
+    """Average records over seeds, in long form.
+
+    Args:
+        records: run records.
+        part: "test", "validation", "test_unseen" or "validation_unseen".
+
+    Returns:
+        Columns `system`, `variant`, `dataset`, `profile`, `metric`, `value` (mean), `std` (sample
+        standard deviation, NaN for one seed), `seeds`, `cut` (what any of them cut, "; " between).
+    """
+    metrics = list(metrics)
+    rows = [
+        (*(r[k] for k in _RUN), m, r["metrics"][part][m], tuple(r["cut"]))
+        for r in records
+        for m in metrics
+    ]
+    out = []
+    frame = pd.DataFrame(rows, columns=[*_RUN, "metric", "value", "cut"])
+    for key, group in frame.groupby([*_RUN, "metric"], sort=False):
+        cut = dict.fromkeys(c for cuts in group["cut"] for c in cuts)
+        mean, std, seeds = group["value"].mean(), group["value"].std(), len(group)
+        out.append((*key, mean, std, seeds, "; ".join(cut)))
+    return pd.DataFrame(out, columns=[*_RUN, "metric", "value", "std", "seeds", "cut"])
+
+
+_RUN = ["system", "variant", "dataset", "profile"]
+
+
+def side_by_side(
+    printed: pd.DataFrame | None = None,
+    recorded: Iterable[Mapping] = (),
+    live: Iterable[Mapping] = (),
+    *,
+    metrics: Iterable[str] = ("recall@10", "ndcg@10"),
+    part: str = "test",
+    caption: str = "",
+) -> Table:
+    """Put the printed number, the recorded one and the live one in one table.
+
+    Args:
+        printed: what `printed_cells` returns (rows of it, if only some are wanted).
+        recorded: records of the paper profile; averaged over seeds.
+        live: records of the quick profile.
+        metrics: which metrics; one row each.
+
+    Returns:
+        Rows system x variant x dataset x metric. Rows that the paper prints come first; ours on
+        other data follow. Columns `paper`, `recorded` (± standard deviation over seeds), `seeds`,
+        `gap` (recorded / paper - 1), `quick`, `cut`. A number that does not exist is "not run"
+        (ours) or "none" (the paper's).
+    """
+    from semid_lib.systems import title
+
+    metrics = list(metrics)
+    key = ["system", "variant", "dataset", "metric"]
+    paper = pd.DataFrame(columns=[*key, "paper"])
+    if printed is not None:
+        paper = printed[printed["metric"].isin(metrics)].assign(variant="default")
+        paper["system"] = paper["system"].fillna(paper["model"])
+        paper["dataset"] = paper["dataset"].fillna(paper["dataset_printed"])
+        paper = paper[[*key, "paper"]]
+    ours = summarise(recorded, metrics, part)[[*key, "value", "std", "seeds", "cut"]]
+    ours = ours.rename(columns={"value": "recorded", "std": "recorded_std"})
+    quick = summarise(live, metrics, part)[[*key, "value"]].rename(columns={"value": "quick"})
+    frame = paper.astype({"paper": float}).merge(ours, on=key, how="outer", sort=False)
+    frame = frame.merge(quick, on=key, how="outer", sort=False)
+    # An outer merge sorts; bring back the order in which rows were given, the paper's first.
+    given = pd.concat([f[key] for f in (paper, ours, quick)]).drop_duplicates()
+    frame = given.merge(frame, on=key, how="left").reset_index(drop=True)
+    frame["gap"] = frame["recorded"].astype(float) / frame["paper"].astype(float) - 1
+    frame["cut"] = frame["cut"].fillna("")
+    frame["seeds"] = frame["seeds"].fillna(0).astype(int)
+    frame["system"] = [title(s) for s in frame["system"]]
+    if (frame["variant"] == "default").all():
+        frame = frame.drop(columns="variant")
+    columns = [c for c in key if c in frame]
+    columns += ["paper", "recorded", "recorded_std", "seeds", "gap", "quick", "cut"]
+    return _SideBySide(frame[columns], caption, _SIDE_KINDS)
+
+
+_SIDE_KINDS = {"paper": "metric", "recorded": "metric", "quick": "metric", "gap": "percent"}
+
+
+class _SideBySide(Table):
+    """What the paper does not print is "none", not "not run"; so is a gap without both sides."""
+
+    def formatted(self) -> pd.DataFrame:
+        cells = super().formatted()
+        return cells.assign(
+            **{name: cells[name].replace(NOT_RUN, "none") for name in ("paper", "gap")}
+        )
+
+
+# ------------------------------------------------------------------ status of the reproduction
+
+
+def status(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
+    """List the 25 tables and 24 figures of the three papers and how far each is reproduced.
+
+    Args:
+        records: run records; default all recorded ones.
+
+    Returns:
+        Columns `paper`, `kind`, `number`, `title`, `state`, `chapter` (file stem, empty while there
+        is none), `cells` (printed numbers; 0 for figures), `ours` (those with a number of ours),
+        `note`. The state is "live" (a chapter recomputes it), "recorded" (records fill every
+        cell), "partly", "not yet" or "not possible".
+    """
+    records = load_records(profile="paper") if records is None else list(records)
+    have = {(r["system"], r["dataset"]) for r in records}
+    written = sorted((_CHECKOUT / "notebooks").glob("[0-9][0-9]_*.py"))
+    chapters = {path.name[:2]: path.stem for path in written}
+    rows = []
+    for item in _items():
+        cells = recorded = 0
+        if item["kind"] == "table":
+            printed = paper_table(item["paper"], item["number"])
+            cells = int(printed.drop(columns=item["keys"]).notna().to_numpy().sum())
+            long = printed_cells(item["paper"], item["number"])
+            ours = [
+                (s, d) in have and m in METRICS
+                for s, d, m in zip(long["system"], long["dataset"], long["metric"])
+            ]
+            recorded = sum(ours)
+        chapter = chapters.get(f"{item['chapter']:02d}", "")
+        live = item.get("live", 0) if chapter or not chapters else 0
+        rows.append({
+            **{k: item[k] for k in ("paper", "kind", "number", "title")},
+            "state": _state(item, live, recorded, cells), "chapter": chapter, "cells": cells,
+            "ours": max(recorded, live if cells else 0),
+            "note": item.get("impossible", item.get("note", "")),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _state(item: Mapping, live: int, recorded: int, cells: int) -> str:
+    if "impossible" in item:
+        return "not possible"
+    if live >= max(cells, 1):
+        return "live"
+    if cells and recorded >= cells:
+        return "recorded"
+    return "partly" if live or recorded else "not yet"
