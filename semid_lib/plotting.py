@@ -2,9 +2,184 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from semid_lib.errors import InputError
+
+# Okabe and Ito's palette: distinct for every common kind of colour vision.
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#767676"
+SEQUENTIAL = "cividis"
+SIGNED = LinearSegmentedColormap.from_list("blue-orange", [BLUE, "#FFFFFF", "#B35900"])
+WIDTH = 6.2
+
+_SOLID, _DASHED, _DOTTED, _MIXED = "-", "--", ":", "-."
+_STYLES = {
+    # The papers' methods, and the generators they are compared with.
+    "ReSID": (VERMILLION, "o", _SOLID),
+    "ACERec": (BLUE, "s", _SOLID),
+    "R3-VAE": (GREEN, "D", _SOLID),
+    "TIGER": (PURPLE, "^", _SOLID),
+    "RPG": (SKY, "v", _SOLID),
+    "LETTER": (ORANGE, "P", _SOLID),
+    "EAGER": (PURPLE, "X", _DASHED),
+    "UNGER": (ORANGE, "<", _DASHED),
+    "ETEGRec": (SKY, ">", _DASHED),
+    "ActionPiece": (GREEN, "h", _DASHED),
+    # Recommenders that score item ids; with side information (*) the same colour, another dash.
+    "SASRec": (BLACK, "o", _DASHED),
+    "SASRec*": (BLACK, "s", _SOLID),
+    "BERT4Rec": (BLUE, "^", _DASHED),
+    "BERT4Rec*": (BLUE, "v", _DOTTED),
+    "HGN": (VERMILLION, "P", _DASHED),
+    "HGN*": (VERMILLION, "X", _DOTTED),
+    "S3-Rec": (GREEN, "<", _DOTTED),
+    "S3-Rec*": (GREEN, ">", _MIXED),
+    "ICLRec": (PURPLE, "h", _DOTTED),
+    "ELCRec": (ORANGE, "d", _DOTTED),
+    # Tokenizers.
+    "GAOQ": (VERMILLION, "o", _MIXED),
+    "HKM": (SKY, "d", _MIXED),
+    "VQ-VAE": (ORANGE, "v", _MIXED),
+    "RQ-VAE": (PURPLE, "s", _MIXED),
+    "KMeans": (BLACK, "^", _DOTTED),
+    "R-KMeans": (BLACK, "D", _MIXED),
+    "OPQ-KMeans": (SKY, "P", _DOTTED),
+    "MQ": (BLUE, "X", _MIXED),
+    # The floors.
+    "Popularity": (GREY, "x", _DOTTED),
+    "MarkovChain": (GREY, "+", _DASHED),
+    "ItemKNN": (GREY, "*", _MIXED),
+}
+METHOD_STYLE: dict[str, dict[str, str]] = {
+    name: {"color": colour, "marker": marker, "linestyle": dash}
+    for name, (colour, marker, dash) in _STYLES.items()
+}
 
 
 def use_style() -> None:
-    """Set the book's figure style, and in a notebook SVG that is the same in every run."""
-    mpl.rcParams["svg.hashsalt"] = "semid"
+    """Set the book's figure style; in a notebook also SVG output that is the same in every run."""
+    mpl.rcParams.update(
+        {
+            "svg.hashsalt": "semid",
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "savefig.facecolor": "white",
+            "font.size": 9.5,
+            "axes.titlesize": 10,
+            "axes.labelsize": 9.5,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "axes.grid": True,
+            "axes.grid.axis": "y",
+            "axes.prop_cycle": mpl.cycler(
+                color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK]
+            ),
+            "grid.color": "#E4E4E4",
+            "grid.linewidth": 0.7,
+            "image.cmap": SEQUENTIAL,
+            "legend.frameon": False,
+            "lines.markersize": 5,
+        }
+    )
+    if "IPython" in sys.modules:
+        _use_svg_in_notebook()
+
+
+def _use_svg_in_notebook() -> None:
+    from IPython import get_ipython
+
+    if get_ipython() is None:
+        return
+    import matplotlib.pyplot  # noqa: F401 - the backend must be active, or it undoes this
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
+
+
+def method_style(name: str) -> dict[str, str]:
+    """Return colour, marker and dash of a method, as keywords of `Axes.plot`.
+
+    Raises:
+        InputError: a method that `METHOD_STYLE` does not list.
+    """
+    if name not in METHOD_STYLE:
+        raise InputError(f"method {name!r} has no style; known are {', '.join(METHOD_STYLE)}")
+    return METHOD_STYLE[name].copy()
+
+
+def figure(width: float = WIDTH, height: float = 3.0, **kwargs) -> tuple[Figure, Axes]:
+    """Open a figure of the book's width (inches); keywords go to `pyplot.subplots`."""
+    import matplotlib.pyplot as plt
+
+    use_style()
+    return plt.subplots(figsize=(width, height), **kwargs)
+
+
+def save(fig: Figure, path: str | Path) -> Path:
+    """Write a figure by its suffix (`.svg`, or `.png` at 144 dpi), the same bytes every time."""
+    path = Path(path)
+    kinds = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+    if path.suffix not in kinds:
+        raise InputError(f"{path.name}: figures are written as .svg or .png")
+    use_style()
+    fig.savefig(path, metadata=kinds[path.suffix], dpi=144)
+    return path
+
+
+def bars_with_intervals(
+    names: Sequence[str],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]] | None = None,
+    *,
+    label: str,
+    digits: int = 3,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one horizontal bar per method, from zero, first on top, with its interval and value.
+
+    Args:
+        names: methods of `METHOD_STYLE`; others are drawn grey.
+        values: bar lengths, in the order of `names`.
+        intervals: `(low, high)` of each bar, such as a 95 % bootstrap interval.
+        label: of the value axis, with its unit, such as "NDCG@10".
+        digits: decimals of the printed values.
+        ax: axes to draw into; a new figure of fitting height by default.
+
+    Raises:
+        InputError: names, values and intervals of different number, or a value outside its
+            interval.
+    """
+    intervals = [(v, v) for v in values] if intervals is None else list(intervals)
+    if not len(names) == len(values) == len(intervals):
+        raise InputError(
+            f"{len(names)} names, {len(values)} values and {len(intervals)} intervals do not match"
+        )
+    for name, value, (low, high) in zip(names, values, intervals):
+        if not low <= value <= high:
+            raise InputError(f"{name}: {value} lies outside its interval {low}..{high}")
+    if ax is None:
+        _, ax = figure(height=0.7 + 0.3 * len(names))
+    rows = range(len(names))
+    colours = [METHOD_STYLE.get(name, {"color": GREY})["color"] for name in names]
+    reach = [(v - low, high - v) for v, (low, high) in zip(values, intervals)]
+    ax.barh(rows, values, xerr=list(zip(*reach)), color=colours, height=0.65, ecolor="#444444")
+    for row, value, (_, high) in zip(rows, values, intervals):
+        ax.annotate(
+            f"{value:.{digits}f}", (high, row), (4, 0), textcoords="offset points", va="center"
+        )
+    ax.set_yticks(rows, labels=names)
+    ax.invert_yaxis()
+    ax.grid(axis="x", visible=True)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlim(0, 1.15 * max(high for _, high in intervals) or 1)
+    ax.set_xlabel(label)
+    return ax

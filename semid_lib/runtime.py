@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from semid_lib.errors import InputError
 
 PROFILES = ("quick", "paper")
-PRECISIONS = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,17 @@ def resolve_precision(precision: str = "auto", device: str = "cpu") -> str:
     """Return the number format to train in on `device`.
 
     Args:
-        precision: one of `PRECISIONS`, or "auto": "float32" on a CPU, "bfloat16" on a GPU that
-            computes in it (compute capability 8 and later), else "float16" (such as a T4).
+        precision: one of `training.PRECISIONS`, or "auto": "float32" on a CPU, "bfloat16" on a
+            GPU that computes in it (compute capability 8 and later), else "float16" (as on a T4).
 
     Raises:
         InputError: no such precision.
     """
     if precision != "auto":
+        from semid_lib.training import PRECISIONS
+
         if precision not in PRECISIONS:
-            raise InputError(f"precision {precision!r} is not 'auto' or one of {PRECISIONS}")
+            raise InputError(f"precision {precision!r} is not 'auto' or one of {tuple(PRECISIONS)}")
         return precision
     if not str(device).startswith("cuda"):
         return "float32"
@@ -117,6 +118,7 @@ def setup(chapter: str, seed: int = 0) -> Run:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=run.device != "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
     if run.profile == "quick":
         _one_thread(torch)
     if "matplotlib" in sys.modules or "IPython" in sys.modules:

@@ -1,0 +1,86 @@
+"""The figure style."""
+
+import colorsys
+
+import matplotlib as mpl
+import pytest
+
+from semid_lib import plotting
+from semid_lib.errors import InputError
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context():
+        yield
+    plt.close("all")
+
+
+def test_no_two_methods_look_alike():
+    looks = [tuple(style.values()) for style in plotting.METHOD_STYLE.values()]
+    assert len(set(looks)) == len(looks)
+    # Without colour, marker and dash must still tell apart the methods of one paper's comparison.
+    resid = "HGN SASRec BERT4Rec S3-Rec HGN* SASRec* BERT4Rec* S3-Rec* TIGER LETTER EAGER UNGER"
+    acerec = "HGN SASRec S3-Rec ICLRec ELCRec TIGER ETEGRec ActionPiece RPG ACERec"
+    r3vae = "VQ-VAE RQ-VAE KMeans OPQ-KMeans R-KMeans MQ R3-VAE"
+    floors = " Popularity MarkovChain ItemKNN"
+    for names in (resid + " ETEGRec ReSID", acerec, r3vae):
+        styles = [plotting.method_style(name) for name in (names + floors).split()]
+        looks = [(style["marker"], style["linestyle"]) for style in styles]
+        assert len(set(looks)) == len(looks), names
+
+
+def test_style_is_a_copy_and_unknown_methods_are_named():
+    plotting.method_style("ReSID")["color"] = "red"
+    assert plotting.METHOD_STYLE["ReSID"]["color"] == "#D55E00"
+    with pytest.raises(InputError, match="'Resid' has no style.*ReSID"):
+        plotting.method_style("Resid")
+
+
+def test_signed_colours_are_white_at_zero_and_as_dark_at_both_ends():
+    low, middle, high = (plotting.SIGNED(x)[:3] for x in (0.0, 0.5, 1.0))
+    assert min(middle) > 0.98
+    assert abs(colorsys.rgb_to_hls(*low)[1] - colorsys.rgb_to_hls(*high)[1]) < 0.1
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_saved_figures_are_the_same_bytes(tmp_path, suffix):
+    def draw(name):
+        fig, ax = plotting.figure()
+        ax.plot([0, 1, 2], [0, 1, 4], **plotting.method_style("ReSID"), clip_on=True)
+        return plotting.save(fig, tmp_path / f"{name}.{suffix}").read_bytes()
+
+    first = draw("a")
+    assert first == draw("b")
+    assert b"<dc:date>" not in first
+    with pytest.raises(InputError, match="c.pdf"):
+        plotting.save(plotting.figure()[0], tmp_path / "c.pdf")
+
+
+def test_bars_start_at_zero_and_show_value_and_interval():
+    ax = plotting.bars_with_intervals(
+        ["ReSID", "Popularity", "mine"],
+        [0.2, 0.1, 0.05],
+        [(0.15, 0.3), (0.08, 0.12), (0.05, 0.05)],
+        label="NDCG@10",
+    )
+    assert [bar.get_x() for bar in ax.patches] == [0, 0, 0]
+    assert [bar.get_width() for bar in ax.patches] == [0.2, 0.1, 0.05]
+    assert mpl.colors.to_hex(ax.patches[0].get_facecolor()).upper() == "#D55E00"
+    assert [text.get_text() for text in ax.texts] == ["0.200", "0.100", "0.050"]
+    ends = [path.vertices[:, 0].tolist() for path in ax.collections[0].get_paths()]
+    assert ends[0] == pytest.approx([0.15, 0.3])
+    bottom, top = ax.get_ylim()
+    assert bottom > top  # the first bar stands on top
+    assert ax.get_xlim()[0] == 0 and ax.get_xlabel() == "NDCG@10"
+
+
+def test_bars_refuse_what_does_not_fit():
+    with pytest.raises(InputError, match="2 names, 1 values"):
+        plotting.bars_with_intervals(["a", "b"], [1.0], label="x")
+    with pytest.raises(InputError, match="a: 1.0 lies outside its interval 2.0..3.0"):
+        plotting.bars_with_intervals(["a"], [1.0], [(2.0, 3.0)], label="x")

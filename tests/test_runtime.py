@@ -1,0 +1,135 @@
+"""Profile, device, precision and the set-up call."""
+
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from semid_lib import runtime
+from semid_lib.errors import InputError
+
+HEAVY = {"torch", "pandas", "sklearn", "scipy", "numba", "umap", "faiss", "matplotlib"}
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """No profile from outside, and torch's and matplotlib's settings as they were."""
+    import matplotlib as mpl
+
+    monkeypatch.delenv("SEMID_PROFILE", raising=False)
+    monkeypatch.delenv("SEMID_DEVICE", raising=False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with mpl.rc_context():
+        yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretend that this machine has one GPU; call with its compute capability."""
+
+    def pretend(major):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (major, 0))
+
+    return pretend
+
+
+def test_importing_the_library_is_light():
+    code = "import sys, semid_lib; print(*{m.split('.')[0] for m in sys.modules})"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
+    assert time.perf_counter() - began < 2  # with the interpreter's own start, on a busy machine
+
+
+def test_profile_is_quick_unless_the_environment_names_another(monkeypatch):
+    assert runtime.profile() == "quick"
+    monkeypatch.setenv("SEMID_PROFILE", "paper")
+    assert runtime.profile() == "paper"
+    monkeypatch.setenv("SEMID_PROFILE", "papper")
+    with pytest.raises(InputError, match="SEMID_PROFILE is 'papper'.*'quick', 'paper'"):
+        runtime.profile()
+
+
+def test_a_gpu_alone_changes_neither_profile_nor_device(gpu):
+    gpu(8)
+    assert runtime.profile() == "quick"
+    assert runtime.resolve_device() == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("profile", "named", "asked", "expected"),
+    [
+        ("paper", None, "auto", "cuda"),
+        ("paper", "cpu", "auto", "cpu"),
+        ("quick", "cuda:0", "auto", "cuda:0"),
+        ("quick", "cuda", "cpu", "cpu"),
+        ("paper", "auto", "auto", "cuda"),
+        ("quick", "auto", "auto", "cpu"),
+    ],
+)
+def test_device(monkeypatch, gpu, profile, named, asked, expected):
+    gpu(8)
+    monkeypatch.setenv("SEMID_PROFILE", profile)
+    if named:
+        monkeypatch.setenv("SEMID_DEVICE", named)
+    assert runtime.resolve_device(asked) == expected
+
+
+def test_paper_profile_without_gpu_computes_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("SEMID_PROFILE", "paper")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.resolve_device() == "cpu"
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="'cuda:1'.*sees 1 GPUs"):
+        runtime.resolve_device("cuda:1")
+    with pytest.raises(InputError, match="device 'gpu' is not"):
+        runtime.resolve_device("gpu")
+
+
+def test_precision_follows_the_device(gpu):
+    assert runtime.resolve_precision("auto", "cpu") == "float32"
+    gpu(8)
+    assert runtime.resolve_precision("auto", "cuda") == "bfloat16"
+    gpu(7)  # a T4: torch would emulate bfloat16 there
+    assert runtime.resolve_precision("auto", "cuda:0") == "float16"
+    assert runtime.resolve_precision("float64", "cuda") == "float64"
+    with pytest.raises(InputError, match="precision 'half'"):
+        runtime.resolve_precision("half", "cpu")
+
+
+def test_setup_repeats_every_generator_and_prints_one_line(capsys):
+    def draws():
+        run = runtime.setup("07", seed=3)
+        return run, random.random(), np.random.random(), torch.rand(1).item()
+
+    first, second = draws(), draws()
+    assert first == second
+    assert first[0] == runtime.Run(chapter="07", profile="quick", device="cpu", seed=3)
+    line = "chapter 07 | profile quick | device cpu | seed 3\n"
+    assert capsys.readouterr().out == 2 * line
+    assert torch.get_num_threads() == 1
+    assert torch.are_deterministic_algorithms_enabled()
+    runtime.setup("07", seed=4)
+    assert torch.rand(1).item() != first[3]
+
+
+def test_setup_refuses_a_seed_that_numpy_cannot_take():
+    with pytest.raises(InputError, match="seed is -1"):
+        runtime.setup("01", seed=-1)
+
+
+def test_setup_holds_blas_to_one_thread():
+    from threadpoolctl import threadpool_info
+
+    runtime.setup("01")
+    assert {pool["num_threads"] for pool in threadpool_info()} == {1}
