@@ -445,7 +445,7 @@ def _positions(evaluated, users) -> np.ndarray:
 
 
 def _rank_batch(recommender, histories, targets, cut) -> dict[str, Ranks]:
-    """Ranks by both rules. Histories hold indices, so the boundary's mapping of ids is passed by."""
+    """Ranks by both rules. Histories hold indices already, so no ids are mapped."""
     if cut is None:
         scores = np.asarray(recommender._scores(histories))
         _check_scores(scores, len(histories))

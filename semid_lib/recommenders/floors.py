@@ -1,11 +1,9 @@
-"""Floors: what counting alone achieves. They stand in every result table.
-
-None breaks ties by item index: equal scores stay equal, and evaluation takes the expected rank.
-"""
+"""Floors: what counting alone achieves. Equal scores stay equal, for evaluation to average over."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from semid_lib.errors import CheckpointError, InputError
@@ -13,11 +11,7 @@ from semid_lib.recommenders.base import Recommender
 
 
 class Popularity(Recommender):
-    """Rank items by how often they occur in the train part, the same for everyone.
-
-    Example:
-        >>> Popularity().fit(split).recommend([[]], k=10)
-    """
+    """Rank items by how often they occur in the train part, the same for everyone."""
 
     needs_history = False
 
@@ -31,7 +25,7 @@ class Popularity(Recommender):
         return np.broadcast_to(self.counts_, (len(histories), self.num_items_))
 
     def _state(self):
-        return {"counts": _tensor(self.counts_)}
+        return {"counts": torch.tensor(self.counts_)}
 
     def _restore(self, tensors):
         self.counts_ = _array(tensors, "counts")
@@ -45,7 +39,7 @@ class MarkovChain(Recommender):
     popularity orders items of equal count, and items that never followed stand below all that
     did (the chain backs off to popularity).
 
-    Deviates: no normalisation to probabilities; the order of the items is the same.
+    Deviates: counts, not probabilities; the order of the items is the same.
     """
 
     def fit(self, split, sids=None) -> MarkovChain:
@@ -64,7 +58,7 @@ class MarkovChain(Recommender):
         return self.counts_[last].toarray() + self.backoff_
 
     def _state(self):
-        return {"backoff": _tensor(self.backoff_), **_sparse_state(self.counts_)}
+        return {"backoff": torch.tensor(self.backoff_), **_sparse_state(self.counts_)}
 
     def _restore(self, tensors):
         self.backoff_ = _array(tensors, "backoff")
@@ -75,8 +69,7 @@ class ItemKNN(Recommender):
     """Rank items by the sum of their similarities to the items of the history (repeats count).
 
     sim(i, j) = n_ij / (sqrt(n_i n_j) + shrinkage), where n_i counts the users with i in the train
-    part and n_ij those with both; sim(i, i) = 0. Without shrinkage it is the cosine of the items'
-    user vectors (Sarwar et al. 2001; Deshpande and Karypis 2004).
+    part and n_ij those with both; sim(i, i) = 0. Unshrunk: the cosine (Deshpande, Karypis 2004).
 
     Args:
         neighbours: keep only the most similar items of each item (more where the last ones tie).
@@ -94,24 +87,21 @@ class ItemKNN(Recommender):
         if not 0 <= self.shrinkage < np.inf:
             raise InputError(f"shrinkage is {self.shrinkage}, but must be finite and not negative")
         self._see(split)
-        user = np.repeat(np.arange(len(split.indptr) - 1), np.diff(split.indptr))
-        takes = _counts(user, split.items, (len(split.indptr) - 1, self.num_items_))
+        takes = _occurrences(split.train_sequences(), self.num_items_)
         takes.data[:] = 1.0
         both = (takes.T @ takes).tocoo()
-        number = both.diagonal()
-        off = both.row != both.col
-        row, col, value = both.row[off], both.col[off], both.data[off]
-        value = value / (np.sqrt(number[row] * number[col]) + self.shrinkage)
-        similar = sparse.csr_array((value, (row, col)), shape=both.shape)
+        number, off = both.diagonal(), both.row != both.col
+        row, col = both.row[off], both.col[off]
+        value = both.data[off] / (np.sqrt(number[row] * number[col]) + self.shrinkage)
+        self.similarity_ = sparse.csr_array((value, (row, col)), shape=both.shape)
         if self.neighbours is not None:
-            similar = _keep_largest(similar, self.neighbours)
-        self.similarity_ = similar
+            _keep_largest(self.similarity_, self.neighbours)
         return self
 
     def _scores(self, histories):
-        row = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
-        seen = _counts(row, np.concatenate(histories), (len(histories), self.num_items_))
-        return (seen @ self.similarity_).toarray()
+        scores = _occurrences(histories, self.num_items_) @ self.similarity_
+        scores.data = scores.data.round(12)  # sums that differ only by the order of adding tie
+        return scores.toarray()
 
     def _state(self):
         return _sparse_state(self.similarity_)
@@ -124,7 +114,13 @@ def _counts(row, col, shape) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(row)), (row, col)), shape=shape)  # sums duplicates
 
 
-def _keep_largest(matrix, count) -> sparse.csr_array:
+def _occurrences(sequences, num_items) -> sparse.csr_array:
+    """`[B, N]`: how often each sequence holds each item."""
+    row = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
+    return _counts(row, np.concatenate(sequences), (len(sequences), num_items))
+
+
+def _keep_largest(matrix, count) -> None:
     """Keep the `count` largest values of each row and all that equal the last of them."""
     matrix.sort_indices()
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:]):
@@ -132,13 +128,6 @@ def _keep_largest(matrix, count) -> sparse.csr_array:
             values = matrix.data[start:end]
             values[values < np.partition(values, -count)[-count]] = 0
     matrix.eliminate_zeros()
-    return matrix
-
-
-def _tensor(array):
-    import torch
-
-    return torch.as_tensor(np.array(array))
 
 
 def _array(tensors, name) -> np.ndarray:
@@ -148,9 +137,14 @@ def _array(tensors, name) -> np.ndarray:
 
 
 def _sparse_state(matrix) -> dict:
-    return {name: _tensor(getattr(matrix, name)) for name in ("data", "indices", "indptr")}
+    return {name: torch.tensor(getattr(matrix, name)) for name in ("data", "indices", "indptr")}
 
 
 def _sparse_restore(tensors, size) -> sparse.csr_array:
     parts = tuple(_array(tensors, name) for name in ("data", "indices", "indptr"))
-    return sparse.csr_array(parts, shape=(size, size))
+    try:
+        matrix = sparse.csr_array(parts, shape=(size, size))
+        matrix.check_format(full_check=True)  # a wrong index would read foreign memory
+    except ValueError as error:
+        raise CheckpointError(f"the file's sparse matrix is not one: {error}") from error
+    return matrix
