@@ -348,6 +348,8 @@ class SemanticIds:
         missing = {"codes", "level_sizes"} - value.keys()
         if missing:
             raise CodesError(f"{Path(path).name} lacks {sorted(missing)}")
+        if not isinstance(value["level_sizes"], list):
+            raise CodesError(f"level_sizes must be a list, not {str(value['level_sizes'])[:40]!r}")
         return cls(_plain_rows(value["codes"]), value["level_sizes"])
 
     def to_index_json(self, path: str | Path | None = None) -> dict[str, list[str]]:
@@ -379,7 +381,7 @@ class SemanticIds:
             CodesError: keys that are not 0..N-1, a token that is not `<letter_number>`, letters
                 out of order, tuples of different lengths, a file cut short.
         """
-        index = source if isinstance(source, Mapping) else _read_json(source)
+        index = _read_json(source) if isinstance(source, str | Path) else source
         if not isinstance(index, Mapping) or not index:
             raise CodesError(
                 "an index must be an object item -> ['<a_12>', '<b_7>', ...], not empty"
