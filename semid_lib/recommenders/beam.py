@@ -61,13 +61,12 @@ def beam_search(
     users = len(memory)
     exact = torch.promote_types(memory.dtype, torch.float32)
     kept = [min(beams, len(code)) for code in trie.code]
-    decoding = Decoding(model, memory, padding, max(kept[:-1], default=1), levels)
-    row = torch.arange(users, device=memory.device)[:, None]
+    decoding = Decoding(model, memory, padding, [1, *kept[:-1]])
     tokens = torch.zeros(users, 1, dtype=torch.int64, device=memory.device)
     score = torch.zeros(users, 1, dtype=exact, device=memory.device)
-    node = None
+    node = parents = None
     for level in range(levels):
-        states = decoding.step(tokens)
+        states = decoding.step(tokens, parents)
         logits = model.logits(states, level).to(exact)
         over = logits if normalize == "level" else model.logits(states).to(exact)
         child, live = _children(trie, level, node, users)
@@ -75,10 +74,8 @@ def beam_search(
         total = (score[:, :, None] + gain).masked_fill(~live, -torch.inf)
         score, best = total.flatten(1).topk(kept[level])
         node = child.flatten(1).gather(1, best)
-        if level + 1 < levels:
-            tokens = trie.code[level][node] + model.first_token[level]
-            parent = best.div(child.shape[2], rounding_mode="floor")
-            decoding.reorder((row * child.shape[1] + parent).flatten())
+        tokens = trie.code[level][node] + model.first_token[level]
+        parents = best.div(child.shape[2], rounding_mode="floor")
     return node, score
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
+from semid_lib.linear import Linear, linear
 
 BUCKETS, MAX_DISTANCE = 32, 128
 
@@ -103,7 +104,7 @@ class T5(nn.Module):
         if level is not None:
             first = self.first_token[level]
             weight = weight[first : first + self.level_sizes[level]]
-        return (states * states.shape[-1] ** -0.5) @ weight.T
+        return linear(states * states.shape[-1] ** -0.5, weight)
 
     def loss(self, tokens: Tensor, targets: Tensor, normalize: str = "level") -> Tensor:
         """Mean cross-entropy of target tokens `[B, L]` after history tokens `[B, S]`.
@@ -135,43 +136,51 @@ class T5(nn.Module):
 class Decoding:
     """Decodes many beams of many users, one code a call, with cached keys and values.
 
-    The memory's keys and values are made once per user. A user's beams are query rows that
-    share them, so nothing of the memory is repeated. The beams' own keys and values lie in two
-    buffers made once; `reorder` copies the chosen beams' rows from one to the other.
+    The memory's keys and values are made once per user; a user's beams are query rows that
+    share them, so nothing of the memory is repeated. The beams' own keys and values are written
+    once into slots and never move: a mask lets each beam see the slots of its ancestors.
 
     Args:
         memory, padding: what `T5.encode` returned, for B users.
-        beams: most beams per user. length: codes to decode.
+        widths: how many beams per user each step will be given, the first step's 1 included.
     """
 
-    def __init__(self, model: T5, memory: Tensor, padding: Tensor | None, beams: int, length: int):
+    def __init__(self, model: T5, memory: Tensor, padding: Tensor | None, widths: Sequence[int]):
         self.model = model
         self.cross = [layer.memory(memory) for layer in model.decoder]
         self.padding = None
         if padding is not None:
             self.padding = memory.new_zeros(padding.shape).masked_fill(~padding, -math.inf)
-        self.bias = model._bias(model.decoder_bias, model.decoder_buckets, length)[0]
+        self.bias = model._bias(model.decoder_bias, model.decoder_buckets, len(widths))[0]
         width = model.num_heads * model.head_dim
-        shape = (length, len(memory) * beams, len(model.decoder), 2, width)
-        self.past, self.spare = memory.new_empty(shape), memory.new_empty(shape)
-        self.place = 0
+        self.past = memory.new_empty(len(model.decoder), len(memory), sum(widths), 2 * width)
+        self.slots = torch.empty(len(memory), 1, 0, dtype=torch.int64, device=memory.device)
+        self.used = 0
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Feed the newest tokens `[B, W]` of W beams per user; return their states `[B, W, D]`."""
-        model, x = self.model, self.model.embedding(tokens)
-        past = self.past[: self.place + 1, : tokens.numel()]
-        bias = self.bias[:, self.place, : self.place + 1].T[:, None, :, None]
-        for index, layer in enumerate(model.decoder):
-            x = layer.step(x, past[:, :, index], bias, self.cross[index], self.padding)
-        self.place += 1
-        return model.decoder_norm(x)
+    def step(self, tokens: Tensor, parents: Tensor | None = None) -> Tensor:
+        """Feed each beam's newest token and return the beams' states.
 
-    def reorder(self, rows: Tensor) -> None:
-        """Keep the beams `rows` (numbers into the B W rows of the last step), in this order."""
-        past, spare = self.past[: self.place], self.spare[: self.place, : len(rows)]
-        for old, new in zip(past, spare):
-            torch.index_select(old, 0, rows, out=new)
-        self.past, self.spare = self.spare, self.past
+        Args:
+            tokens: `[B, W]` int64; zeros, W = 1, at the first step.
+            parents: `[B, W]`, of which beam of the step before each beam is the child.
+
+        Returns:
+            `[B, W, D]`, from which the next code is predicted.
+        """
+        users, beams = tokens.shape
+        if parents is not None:
+            self.slots = self.slots.gather(1, parents[:, :, None].expand(-1, -1, self.slots.shape[2]))
+        begin, self.used = self.used, self.used + beams
+        own = torch.arange(begin, self.used, device=tokens.device).expand(users, -1)
+        self.slots = torch.cat([self.slots, own[:, :, None]], 2)
+        place = self.slots.shape[2] - 1
+        bias = self.bias[None, :, None, place, : place + 1].expand(users, -1, beams, -1)
+        seen = bias.new_full((*bias.shape[:3], self.used), -math.inf)
+        seen.scatter_(3, self.slots[:, None].expand_as(bias), bias)
+        x = self.model.embedding(tokens)
+        for layer, past, cross in zip(self.model.decoder, self.past, self.cross):
+            x = layer.step(x, past[:, : self.used], seen, cross, self.padding)
+        return self.model.decoder_norm(x)
 
 
 class Layer(nn.Module):
@@ -203,20 +212,18 @@ class Layer(nn.Module):
             x = x + self.dropout(self._cross(x, memory, padding))
         return x + self.dropout(self._ffn(x))
 
-    def step(self, x, past, bias, memory, padding):
+    def step(self, x, past, seen, memory, padding):
         """Advance W beams of B users, `[B, W, D]`, by one place.
 
-        `past` `[places, B W, 2, H d]` holds keys and values; the last place is filled here.
+        `past` `[B, slots, 2 H d]` holds keys and values; the last W slots are filled here.
+        `seen` `[B, H, W, slots]` is the bias, -inf where a slot is no ancestor.
         """
-        qkv = self.qkv(self.norm(x)).view(1, past.shape[1], 3, -1)
-        past[-1] = qkv[0, :, 1:]
-        q, k, v = qkv[:, :, 0], past[:, :, 0], past[:, :, 1]
-        heads = (-1, past.shape[1], self.num_heads, q.shape[-1] // self.num_heads)
-        weight = ((q * k).view(heads).sum(-1, keepdim=True) + bias).softmax(0)
-        attended = (weight * v.reshape(heads)).sum(0)
-        x = x + self.out(attended.view(*x.shape[:2], -1))
-        x = x + self._cross(x, memory, padding)
-        return x + self._ffn(x)
+        qkv = self.qkv(self.norm(x))
+        q, new = qkv.tensor_split([qkv.shape[-1] // 3], -1)
+        past[:, -x.shape[1] :] = new
+        x = self.out(self._attend(*self._heads(q, 1), *self._heads(past, 2), seen)).add_(x)
+        x = self._cross(x, memory, padding).add_(x)
+        return self._ffn(x).add_(x)
 
     def memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H, S, d]` of the encoder's output `[B, S, D]`."""
@@ -227,7 +234,7 @@ class Layer(nn.Module):
         return self.cross_out(self._attend(q, *memory, padding))
 
     def _ffn(self, x):
-        return self.narrow(self.dropout(self.wide(self.ffn_norm(x)).relu()))
+        return self.narrow(self.dropout(self.wide(self.ffn_norm(x)).relu_()))
 
     def _heads(self, x, parts):
         return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -283,8 +290,8 @@ class Dropout(nn.Module):
         return x * keep.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    linear = nn.Linear(inputs, outputs, bias=False)
+def _linear(inputs: int, outputs: int) -> Linear:
+    linear = Linear(inputs, outputs)
     nn.init.normal_(linear.weight, std=inputs**-0.5)
     return linear
 
