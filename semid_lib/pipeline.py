@@ -1,0 +1,423 @@
+"""One run: data, encoder, quantizer, semantic IDs, recommender, evaluation, record.
+
+Each stage leaves its result in a work folder as soon as it is complete, and a training stage its
+checkpoint. So a run that was stopped at any moment, by the deadline or by `kill -9`, goes on where
+it was and ends with the same record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from semid_lib import __version__, systems
+from semid_lib.errors import CheckpointError, SemidError
+from semid_lib.results import CUTOFFS, METRICS, run_name
+from semid_lib.storage import load_tensors, save_tensors, write_json
+
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "numba")
+_TIMES = ("seconds", "train_seconds", "samples_per_second")
+
+
+def runs_folder() -> Path:
+    """Return where runs keep their work: `$SEMID_RUNS`, default `.semid/runs`."""
+    return Path(os.environ.get("SEMID_RUNS") or Path(".semid") / "runs")
+
+
+def run(
+    system: str,
+    dataset,
+    *,
+    profile: str = "quick",
+    variant: str = "default",
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    folder: str | Path | None = None,
+    deadline: float | None = None,
+    overrides: systems.Settings | None = None,
+    progress: bool | None = None,
+) -> dict:
+    """Run a named system on a dataset and return its record.
+
+    Validation chooses (inside the stages); the test part is ranked once, when all is fitted.
+
+    Args:
+        system: a name of `systems.SYSTEMS`.
+        dataset: name, folder in the bring-your-own form, or `Interactions`.
+        profile: "quick" or "paper". variant, overrides: see `systems.plan`.
+        device: "auto" is the GPU in the paper profile where there is one, else the CPU
+            ($SEMID_DEVICE decides first). precision: "auto" is bfloat16 or float16 on a GPU.
+        folder: where the work is kept; default `runs_folder()/NAME-HASH`, the hash being that of
+            every setting and of the data, so that other settings never meet this run's files.
+        deadline: `time.monotonic()` value after which the run stops between two steps.
+        progress: bars with loss, speed and time left; default: only on a terminal.
+
+    Returns:
+        The record (DESIGN "Result record"; keys in `results.RECORD_KEYS`). It is also written to
+        `record.json` in the work folder, but not among the recorded results: see
+        `results.write_record`.
+
+    Raises:
+        TrainingPaused: the deadline came; calling again with the same arguments goes on.
+        UnorderedError: the data carry no order. InputError: see `systems.plan`.
+        CheckpointError: `folder` holds another run's work.
+    """
+    data = _load(dataset)
+    plan = systems.plan(system, data, profile, variant, overrides)
+    device, precision = resolve(device, precision, profile)
+    work = _Work(plan, data, seed, device, precision, folder, deadline, progress)
+    with locked(work.folder / ".lock") as free:
+        if not free:
+            raise BusyError(f"{work.name} is being run by another process in {work.folder}")
+        return work.record()
+
+
+class BusyError(SemidError):
+    """Another process is working on the same run."""
+
+
+@contextmanager
+def locked(path: Path):
+    """Hold an exclusive lock on `path`; yields False at once if another process holds it.
+
+    The operating system frees it when its holder dies, however it dies, so a lock is never stale.
+    The file, which names the last holder's process, stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except OSError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield True
+
+
+def _lock(file) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def resolve(device: str, precision: str, profile: str) -> tuple[str, str]:
+    """Decide device and precision of a run; see `run`."""
+    from semid_lib.runtime import resolve_device, resolve_precision
+
+    if device == "auto" and profile == "paper" and not os.environ.get("SEMID_DEVICE"):
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = resolve_device(device)
+    return device, resolve_precision(precision, device)
+
+
+def _load(dataset):
+    from semid_lib.data import Interactions, load_dataset
+
+    return dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
+
+
+class _Work:
+    """A run's stages and their files."""
+
+    def __init__(self, plan, data, seed, device, precision, folder, deadline, progress):
+        from semid_lib.data import leave_one_out
+
+        self.plan, self.data, self.seed = plan, data, seed
+        self.device, self.deadline, self.progress = device, deadline, progress
+        self.split = leave_one_out(data)
+        around = {"random_state": seed, "device": device, "precision": precision}
+        self.estimators = {stage.role: stage.build(**around) for stage in plan.stages}
+        self.config = {
+            role: {"class": type(e).__name__, **e.get_params()}
+            for role, e in self.estimators.items()
+        }
+        for settings in self.config.values():
+            settings.pop("device", None)
+        self.config["evaluation"] = {"ks": list(CUTOFFS), "seen_items": "ranked, and excluded"}
+        self.config["precision"] = precision
+        identity = json.loads(
+            json.dumps({"config": self.config, "data": data.sha256, "seed": seed})
+        )
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+        self.name = run_name(plan.system, plan.variant, plan.dataset, plan.profile, seed)
+        self.folder = Path(folder or runs_folder() / f"{self.name}-{digest}")
+        self._claim(identity)
+        self.fitted: dict[str, object] = {}
+        self.sids = None
+
+    def _claim(self, identity):
+        path = self.folder / "run.json"
+        if not path.exists():
+            write_json(path, identity)
+        elif json.loads(path.read_text(encoding="utf-8")) != identity:
+            raise CheckpointError(
+                f"{self.folder} holds the work of a run with other settings, data or seed than "
+                f"{self.name}; choose another folder or delete it"
+            )
+
+    def stage(self, name: str, make) -> dict:
+        """Return the stored result of a complete stage, or make, time and store it."""
+        from semid_lib.training import TrainingPaused
+
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TrainingPaused(f"{self.name} paused before {name}")
+        began = time.perf_counter()
+        info = make()
+        info.setdefault("seconds", time.perf_counter() - began)
+        info["peak_memory"], info["peak_device_memory"] = _peak_memory(self.device)
+        write_json(path, info)
+        return info
+
+    def fit(self, role: str, *inputs):
+        """Fit a stage's estimator, or bring a fitted one back from its finished checkpoint."""
+        if role not in self.fitted:
+            estimator = self.estimators[role]
+            known = inspect.signature(estimator.fit).parameters
+            extra = {
+                "checkpoint": self.folder / f"{role}.checkpoint.safetensors",
+                "deadline": self.deadline,
+                "progress": self.progress,
+            }
+            estimator.fit(*inputs, **{k: v for k, v in extra.items() if k in known})
+            self.fitted[role] = estimator
+        return self.fitted[role]
+
+    def record(self) -> dict:
+        """Run what has not run yet and assemble the record."""
+        stages = {}
+        if "encoder" in self.estimators:
+            stages["encoder"] = self.stage("encoder", self._encode)
+        if "quantizer" in self.estimators:
+            stages["quantizer"] = self.stage("quantizer", self._quantize)
+        stages["recommender"] = self.stage("recommender", self._recommend)
+        parts = {
+            part: self.stage(part, lambda p=part: self._rank(p)) for part in ("validation", "test")
+        }
+        record = self._assemble(stages, parts)
+        write_json(self.folder / "record.json", record)
+        return record
+
+    # -------------------------------------------------------------- the stages
+
+    def _encode(self) -> dict:
+        import torch
+
+        encoder = self.fit("encoder", self.split)
+        vectors = torch.from_numpy(np.ascontiguousarray(encoder.embed()))
+        save_tensors(self._vectors_file, {"vectors": vectors}, {"kind": "embeddings"})
+        info = _describe(self.fitted.pop("encoder"))
+        if info["curve"]:
+            best = info["curve"][info["best_epoch"] - 1]
+            info["diagnostics"] = {k: v for k, v in best.items() if k not in _TIMES}
+        return info
+
+    @property
+    def _vectors_file(self) -> Path:
+        return self.folder / "embeddings.safetensors"
+
+    def _quantize(self) -> dict:
+        from semid_lib.codes import SemanticIds
+
+        vectors = load_tensors(self._vectors_file, "embeddings")[0]["vectors"].numpy()
+        quantizer = self.estimators["quantizer"]
+        codes = quantizer.fit_transform(vectors)
+        sids = SemanticIds(codes, [int(size) for size in quantizer.level_sizes_])
+        sids.to_json(self.folder / "codes.json")
+        return {**_describe(quantizer), "diagnostics": _judge(sids)}
+
+    def _semantic_ids(self):
+        """The run's SemanticIds, or None for a system without codes."""
+        from semid_lib.codes import SemanticIds
+
+        if self.sids is None and "quantizer" in self.estimators:
+            self.sids = SemanticIds.from_json(self.folder / "codes.json")
+        return self.sids
+
+    def _recommend(self) -> dict:
+        recommender = self.fit("recommender", self.split, self._semantic_ids())
+        recommender.save(self.folder / "recommender.safetensors")
+        return _describe(recommender)
+
+    def _rank(self, part: str) -> dict:
+        from semid_lib.evaluation import evaluate
+
+        recommender = self.fit("recommender", self.split, self._semantic_ids())
+        result = evaluate(recommender, self.split, part, ks=CUTOFFS, progress=self.progress)
+        self._save_ranks(part, result)
+        info = {"users": len(result), "cut": result.cut, "metrics": {}, "intervals": {}}
+        for rule, name in (("all", part), ("unseen", f"{part}_unseen")):
+            info["metrics"][name] = result.metrics(rule)
+            info["intervals"][name] = {m: list(result.interval(m, rule)) for m in METRICS}
+        info["cold_targets"] = int(self.split.cold_targets(part).sum())
+        info["buckets"] = {
+            label: {k: v for k, v in bucket.items() if k in ("n", "recall@10", "ndcg@10")}
+            for label, bucket in result.by_bucket().items()
+        }
+        return info
+
+    def _save_ranks(self, part, result):
+        """Keep every user's rank, for paired comparisons of two runs."""
+        import torch
+
+        tensors = {"users": torch.from_numpy(result.users)}
+        for rule, ranks in result.ranks.items():
+            tensors[f"{rule}.above"] = torch.from_numpy(ranks.above)
+            tensors[f"{rule}.ties"] = torch.from_numpy(ranks.ties)
+        save_tensors(self.folder / f"{part}.ranks.safetensors", tensors, {"kind": "ranks"})
+
+    # -------------------------------------------------------------- the record
+
+    def _assemble(self, stages: Mapping, parts: Mapping) -> dict:
+        everything = {**stages, **parts}
+        diagnostics = {role: s["diagnostics"] for role, s in stages.items() if "diagnostics" in s}
+        for key in ("users", "cold_targets", "buckets"):
+            diagnostics[key] = {part: info[key] for part, info in parts.items()}
+        diagnostics["mrr_cut"] = parts["test"]["cut"]
+        kept = ("seconds", "samples_per_second", "parameters", "epochs", "best_epoch", "stopped")
+        curves = {role: s.get("curve", []) for role, s in stages.items()}
+        return {
+            "system": self.plan.system, "variant": self.plan.variant, "dataset": self.plan.dataset,
+            "dataset_sha256": self.data.sha256, "profile": self.plan.profile, "seed": self.seed,
+            "metrics": {k: v for info in parts.values() for k, v in info["metrics"].items()},
+            "intervals": {k: v for info in parts.values() for k, v in info["intervals"].items()},
+            "diagnostics": diagnostics,
+            "cost": {
+                "seconds": sum(s["seconds"] for s in everything.values()),
+                "stages": {
+                    name: {k: s[k] for k in kept if k in s} for name, s in everything.items()
+                },
+                "parameters": sum(s.get("parameters", 0) for s in stages.values()),
+                "peak_memory": max(s["peak_memory"] for s in everything.values()),
+                "peak_device_memory": max(s["peak_device_memory"] for s in everything.values()),
+            },
+            "config": self.config, "cut": list(self.plan.cut), "device": device_name(self.device),
+            "versions": versions(), "commit": commit(),
+            "curve": {role: curve for role, curve in curves.items() if curve},
+        }  # fmt: skip
+
+
+def _describe(estimator) -> dict:
+    """Cost, curve and size of a fitted estimator, as JSON."""
+    info = {"parameters": count_parameters(estimator), "curve": []}
+    history = getattr(estimator, "history_", None)
+    if history is not None and history.epochs:
+        info.update(
+            seconds=history.seconds, samples_per_second=history.samples_per_second,
+            curve=history.epochs, epochs=len(history.epochs), steps=history.steps,
+            best_epoch=history.best_epoch, stopped=history.stopped,
+        )  # fmt: skip
+    return info
+
+
+def count_parameters(estimator) -> int:
+    """Count the trainable numbers of every network that an estimator holds."""
+    from torch import nn
+
+    networks = [v for v in vars(estimator).values() if isinstance(v, nn.Module)]
+    return sum(p.numel() for network in networks for p in network.parameters())
+
+
+def _judge(sids) -> dict:
+    from semid_lib.diagnostics import code_usage, collision_rate, gini, prefix_entropy
+
+    return {
+        "level_sizes": list(sids.level_sizes),
+        "collision_rate": collision_rate(sids),
+        "gini": gini(sids),
+        "prefix_entropy": prefix_entropy(sids).tolist(),
+        "code_usage": code_usage(sids).tolist(),
+    }
+
+
+# ------------------------------------------------------------------ surroundings
+
+
+def _peak_memory(device: str) -> tuple[int, int]:
+    """Largest resident memory of the process and largest memory on the GPU so far, in bytes."""
+    try:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:  # Windows
+        resident = 0
+    if not device.startswith("cuda"):
+        return resident, 0
+    import torch
+
+    return resident, torch.cuda.max_memory_allocated(device)
+
+
+def device_name(device: str) -> str:
+    """Name the device in words: `NVIDIA H200`, or the processor with its cores and threads."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this library and what it computes with."""
+    found = {"python": platform.python_version(), "semid_lib": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """Return the checkout's commit (`-dirty` if changed), else `$SEMID_COMMIT`, else "unknown"."""
+    root = Path(__file__).parent.parent
+    if (root / ".git").exists():
+        command = [
+            "git",
+            "-C",
+            str(root),
+            "describe",
+            "--always",
+            "--abbrev=40",
+            "--dirty",
+            "--exclude=*",
+        ]
+        try:
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    return os.environ.get("SEMID_COMMIT") or "unknown"

@@ -1,0 +1,271 @@
+"""Named systems: which encoder, quantizer and recommender, with which settings.
+
+Only this file knows the papers' names for combinations. A system has a paper preset (the printed
+settings, and the recommended reading where the paper is silent) and a quick preset, which only says
+where it differs; variants are overrides of both.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from semid_lib.errors import InputError
+
+ROLES = ("encoder", "quantizer", "recommender")
+Settings = Mapping[str, Mapping[str, Any]]  # role -> setting -> value
+
+
+@dataclass(frozen=True)
+class System:
+    """A named combination and its presets.
+
+    Attributes:
+        title: as the papers print it, also the name under which printed rows are found.
+        stages: role -> "module:Class", in the order in which they run.
+        paper, quick: settings of each stage; `quick` only where it differs from `paper`.
+        variants: name -> settings that replace those of the preset. "default" replaces nothing.
+        seeded: whether the seed changes anything (not for counting methods).
+        cut: what every run of it leaves out of its paper.
+    """
+
+    title: str
+    stages: Mapping[str, str]
+    paper: Settings
+    quick: Settings = field(default_factory=dict)
+    variants: Mapping[str, Settings] = field(default_factory=dict)
+    seeded: bool = True
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One estimator to build: its role, its class and its settings."""
+
+    role: str
+    place: str
+    settings: Mapping[str, Any]
+
+    def build(self, **surroundings):
+        """Create the estimator.
+
+        Args:
+            surroundings: `random_state`, `device`, `precision`; unknown ones are left out.
+
+        Raises:
+            InputError: a setting that the class does not have.
+        """
+        kind = self.load()
+        known = inspect.signature(kind.__init__).parameters
+        for name in self.settings:
+            if name not in known:
+                raise InputError(
+                    f"{kind.__name__} has no setting {name!r}; it has {', '.join(list(known)[1:])}"
+                )
+        return kind(**self.settings, **{k: v for k, v in surroundings.items() if k in known})
+
+    def load(self) -> type:
+        """Import the estimator's class."""
+        module, name = self.place.split(":")
+        return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a run computes, but for seed, device and precision.
+
+    Attributes:
+        stages: in the order in which they run.
+        cut: what differs from the paper, in words.
+    """
+
+    system: str
+    variant: str
+    dataset: str
+    profile: str
+    stages: tuple[Stage, ...]
+    cut: tuple[str, ...]
+
+    def config(self) -> dict:
+        """Every setting, as JSON: role -> {"class": ..., setting: value}."""
+        return {s.role: {"class": s.place.split(":")[1], **s.settings} for s in self.stages}
+
+
+# ------------------------------------------------------------------ the presets
+
+#: ReSID, Appendix E: one size and one training recipe for all sequential recommenders.
+_COMMON = {
+    "dim": 128, "num_layers": 2, "num_heads": 4, "ffn_dim": 512, "dropout": 0.1,
+    "learning_rate": 1e-3, "weight_decay": 1e-5, "batch_size": 2048, "epochs": 500, "patience": 3,
+}  # fmt: skip
+_FAMAE = {**_COMMON, "max_length": 32, "num_negatives": 128}
+_T5 = {
+    "dim": 128, "num_layers": 4, "num_heads": 4, "head_dim": 32, "ffn_dim": 512, "dropout": 0.1,
+    "learning_rate": 5e-3, "weight_decay": 1e-5, "batch_size": 2048, "epochs": 500, "patience": 3,
+    "max_history": 32, "num_beams": 50,
+}  # fmt: skip
+_SASREC = {**_COMMON, "max_history": 32}
+_FLOOR = "counts only, so there is nothing to tune"
+
+SYSTEMS: dict[str, System] = {
+    "resid": System(
+        title="ReSID",
+        stages={
+            "encoder": "semid_lib.encoders:FAMAE",
+            "quantizer": "semid_lib.quantizers:GAOQ",
+            "recommender": "semid_lib.recommenders:T5Recommender",
+        },
+        paper={"encoder": _FAMAE, "quantizer": {}, "recommender": _T5},
+        quick={
+            "encoder": {"dim": 64, "ffn_dim": 256, "batch_size": 256, "epochs": 8},
+            "recommender": {
+                "dim": 64, "num_layers": 2, "head_dim": 16, "ffn_dim": 256, "batch_size": 256,
+                "epochs": 10, "max_history": 8,
+            },
+        },
+    ),
+    "sasrec": System(
+        title="SASRec",
+        stages={"recommender": "semid_lib.recommenders:SASRec"},
+        paper={"recommender": {**_SASREC, "side_information": False}},
+        quick={"recommender": {"dim": 64, "ffn_dim": 256, "batch_size": 256, "epochs": 20}},
+    ),
+    "sasrec*": System(
+        title="SASRec*",
+        stages={"recommender": "semid_lib.recommenders:SASRec"},
+        paper={"recommender": {**_SASREC, "side_information": True}},
+        quick={"recommender": {"dim": 64, "ffn_dim": 256, "batch_size": 256, "epochs": 20}},
+    ),
+    "popularity": System(
+        title="Popularity",
+        stages={"recommender": "semid_lib.recommenders:Popularity"},
+        paper={"recommender": {}},
+        seeded=False,
+    ),
+    "markov": System(
+        title="Markov chain",
+        stages={"recommender": "semid_lib.recommenders:MarkovChain"},
+        paper={"recommender": {}},
+        seeded=False,
+    ),
+    "itemknn": System(
+        title="Item-kNN",
+        stages={"recommender": "semid_lib.recommenders:ItemKNN"},
+        paper={"recommender": {"neighbours": None, "shrinkage": 0.0}},
+        seeded=False,
+    ),
+}  # fmt: skip
+FLOORS = tuple(name for name, system in SYSTEMS.items() if not system.seeded)
+
+#: GAOQ's branching: b1 * b2 about n/10 to n/20 (ReSID, Appendix G), the last level from the data.
+BRANCHING = {
+    "beauty": (32, 40, "auto"),
+    "sports": (32, 40, "auto"),
+    "toys": (32, 40, "auto"),
+    "clothing": (40, 40, "auto"),
+    "lastfm": (16, 16, "auto"),
+    "ml-1m": (16, 16, "auto"),
+    "ml-100k": (16, 12, "auto"),
+}
+#: The sets of Amazon-2014 that stand in for ReSID's Amazon-2023 ones.
+_AMAZON_2014 = ("beauty", "sports", "toys", "clothing", "instruments", "office", "baby")
+
+
+def branching(dataset: str, num_items: int) -> tuple:
+    """Choose GAOQ's branching: the table's, else b1 : b2 about 4 : 5 with b1 * b2 about n/14."""
+    if dataset in BRANCHING:
+        return BRANCHING[dataset]
+    prefixes = max(num_items / 14, 1)
+    first = max(round((0.8 * prefixes) ** 0.5), 1)
+    return first, max(round(prefixes / first), 1), "auto"
+
+
+# ------------------------------------------------------------------ looking them up
+
+
+def find(name: str) -> System:
+    """Look up a system. Raises InputError, listing the names, if there is none."""
+    if name not in SYSTEMS:
+        raise InputError(f"unknown system {name!r}; there are {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+def title(name: str) -> str:
+    """Return the printed name of a system; any other name is returned as it is."""
+    return SYSTEMS[name].title if name in SYSTEMS else name
+
+
+def system_printed_as(printed: str) -> str | None:
+    """Return the system that the papers print under this name, or None."""
+    return next((name for name, system in SYSTEMS.items() if system.title == printed), None)
+
+
+def plan(
+    name: str,
+    data,
+    profile: str = "quick",
+    variant: str = "default",
+    overrides: Settings | None = None,
+) -> Plan:
+    """Fix every setting of a run, and say what it cuts.
+
+    Args:
+        name: a system of `SYSTEMS`.
+        data: the `Interactions`; its name, size and fields decide a few settings.
+        profile: "quick" or "paper".
+        variant: "default" or one of the system's.
+        overrides: role -> setting -> value, on top of everything.
+
+    Raises:
+        InputError: an unknown system, profile, variant or role.
+    """
+    system = find(name)
+    if profile not in ("quick", "paper"):
+        raise InputError(f"profile is {profile!r}, but must be 'quick' or 'paper'")
+    if variant != "default" and variant not in system.variants:
+        known = ", ".join(["default", *system.variants])
+        raise InputError(f"{name} has no variant {variant!r}; it has {known}")
+    overrides = overrides or {}
+    for role in overrides:
+        if role not in system.stages:
+            known = ", ".join(system.stages)
+            raise InputError(f"{name} has no stage {role!r} to change; it has {known}")
+    stages, changed = [], []
+    for role, place in system.stages.items():
+        printed = {**system.paper[role], **system.variants.get(variant, {}).get(role, {})}
+        if place.endswith(":GAOQ") and "branching" not in printed:
+            printed["branching"] = branching(data.name, data.num_items)
+        smaller = system.quick.get(role, {}) if profile == "quick" else {}
+        settings = {**printed, **smaller, **overrides.get(role, {})}
+        changed += [
+            f"{role} {key} {value} (paper {printed[key]})"
+            if key in printed
+            else f"{role} {key} {value}"
+            for key, value in settings.items()
+            if key not in printed or printed[key] != value
+        ]
+        stages.append(Stage(role, place, settings))
+    cut = [*system.cut, *_data_cuts(name, system, data)]
+    if changed:
+        cut.append("settings: " + ", ".join(changed))
+    return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut))
+
+
+def _data_cuts(name: str, system: System, data) -> list[str]:
+    """What the dataset itself changes against ReSID's (Amazon-2023, five complete fields)."""
+    if not system.seeded:
+        return []
+    cuts = []
+    if data.name in _AMAZON_2014:
+        cuts.append(f"settings of ReSID, which has no table on Amazon-2014 {data.name}")
+    if "encoder" in system.stages or name.endswith("*"):
+        names = ["item", *data.fields]
+        cuts.append(f"fields: {', '.join(names)} (paper: item, store, category levels 1 to 3)")
+        for key, values in data.fields.items():
+            share = float((values < 0).mean())
+            if share > 0:
+                cuts.append(f"{key} missing for {share:.1%} of items, which are kept")
+    return cuts
