@@ -94,6 +94,7 @@ def train(
     deadline: float | None = None,
     progress: bool | None = None,
     label: str = "",
+    identity: Mapping | None = None,
 ) -> History:
     """Fit `model` with AdamW; on return it holds the best weights and is in eval mode.
 
@@ -116,14 +117,15 @@ def train(
             seconds, at each epoch's end, at the deadline and at the end.
         deadline: `time.monotonic()` value after which TrainingPaused is raised.
         progress: bar with loss, speed and time left; default: only on a terminal.
+        identity: whatever else the result depends on (model settings, the data's hash), JSON-able;
+            a checkpoint with another identity is refused.
 
     Raises:
         TrainingPaused: the deadline came. CheckpointError: the checkpoint is corrupt or of another
         model or setting. InputError: nothing to train on, or the loss is not finite (the message
         names the epoch and step; the checkpoint keeps the last good state).
     """
-    if num_samples < 1:
-        raise InputError("no training samples: every user's train part is shorter than 2 items")
+    _check(num_samples, epochs, batch_size, samples_per_epoch, patience, schedule, precision)
     dtype, autocast = PRECISIONS[precision]
     model.to(device=device, dtype=dtype)
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
@@ -133,56 +135,78 @@ def train(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
         weight_decay=weight_decay, warmup=warmup, clip=clip, per_epoch=per_epoch, seed=seed,
         precision=precision, num_samples=num_samples, monitor=monitor, patience=patience,
+        snapshot_steps=sorted(snapshot_steps), identity=dict(identity or {}),
         parameters={name: list(p.shape) for name, p in model.named_parameters()},
     )  # fmt: skip
-    loop.fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    loop.fingerprint = hashlib.sha256(
+        json.dumps(settings, sort_keys=True, default=lambda x: x.item()).encode()
+    ).hexdigest()
     loop.resume(epochs)
     show = sys.stderr.isatty() if progress is None else progress
-    bar = tqdm(total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step")
-
-    def rate(step: int) -> float:
-        rising = warmup * total_steps
-        if step < rising:
-            return learning_rate * (step + 1) / rising
-        if schedule == "constant":
-            return learning_rate
-        share = (step - rising) / max(total_steps - rising, 1)
-        return learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
     saved = time.monotonic()
-    while not loop.finished:
-        epoch = len(loop.history.epochs)
-        batches = _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device)
-        model.train()
-        began = time.monotonic()
-        for position in range(loop.position, len(batches)):
-            if deadline is not None and time.monotonic() > deadline:
-                loop.spent += time.monotonic() - began
-                loop.save(position)
-                raise TrainingPaused(f"{label or 'training'} paused at step {loop.step}")
-            torch.manual_seed((seed * 1_000_003 + loop.step) % 2**63)
-            loop.take(loss, batches[position], rate(loop.step), clip)
-            if loop.step in snapshot_steps:
-                loop.history.snapshots[loop.step] = {
-                    n: t.detach().cpu().clone() for n, t in snapshot().items()
-                }
-            bar.update()
-            now = time.monotonic()
-            if show and now - bar.start_t > 1 and bar.n % 10 == 0:
-                bar.set_postfix(loss=f"{loop.mean_loss():.4f}", refresh=False)
-            if checkpoint is not None and now - saved > save_every:
-                loop.spent += now - began
-                loop.save(position + 1)
-                began = saved = time.monotonic()
-        loop.spent += time.monotonic() - began
-        loop.end_epoch(per_epoch, validate, monitor, patience, epochs)
-        loop.save(0)
-        saved = time.monotonic()
-    bar.close()
+    with tqdm(
+        total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step"
+    ) as bar:
+        while not loop.finished:
+            epoch = len(loop.history.epochs)
+            batches = _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device)
+            model.train()
+            began = time.monotonic()
+            for position in range(loop.position, len(batches)):
+                if deadline is not None and time.monotonic() > deadline:
+                    loop.spent += time.monotonic() - began
+                    loop.save(position)
+                    raise TrainingPaused(f"{label or 'training'} paused at step {loop.step}")
+                torch.manual_seed((seed * 1_000_003 + loop.step) % 2**63)
+                rate = learning_rate * rate_factor(loop.step, total_steps, warmup, schedule)
+                loop.take(loss, batches[position], rate, clip)
+                if loop.step in snapshot_steps:
+                    loop.history.snapshots[loop.step] = {
+                        n: t.detach().cpu().clone() for n, t in snapshot().items()
+                    }
+                bar.update()
+                now = time.monotonic()
+                if show and now - bar.start_t > 1 and bar.n % 10 == 0:
+                    bar.set_postfix(loss=f"{loop.mean_loss():.4f}", refresh=False)
+                if checkpoint is not None and now - saved > save_every:
+                    loop.spent += now - began
+                    loop.save(position + 1)
+                    began = saved = time.monotonic()
+            loop.spent += time.monotonic() - began
+            loop.end_epoch(per_epoch, validate, monitor, patience, epochs)
+            loop.save(0)
+            saved = time.monotonic()
     if loop.best is not None:
         model.load_state_dict(loop.best)
     model.eval()
     return loop.history
+
+
+def rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
+    """Share of the peak learning rate at `step` 0..total-1: a linear rise, then the schedule."""
+    rising = warmup * total
+    if step < rising:
+        return min((step + 1) / rising, 1.0)
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
+
+
+def _check(num_samples, epochs, batch_size, samples_per_epoch, patience, schedule, precision):
+    if num_samples < 1:
+        raise InputError("no training samples: every user's train part is shorter than 2 items")
+    for name, value, least in (
+        ("epochs", epochs, 0),
+        ("batch_size", batch_size, 1),
+        ("samples_per_epoch", samples_per_epoch, 1),
+        ("patience", patience, 1),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{name} is {value}, but must be at least {least}")
+    if schedule not in ("cosine", "constant"):
+        raise InputError(f"schedule is {schedule!r}, but must be 'cosine' or 'constant'")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}, but must be one of {tuple(PRECISIONS)}")
 
 
 def _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device) -> list[Tensor]:
@@ -254,11 +278,14 @@ class _Loop:
         return float(self.loss_sum) / max(self.seen, 1)
 
     def _check_finite(self):
-        if not math.isfinite(self.mean_loss()):
+        loss, parameters = self.mean_loss(), self.model.parameters()
+        sound = torch.stack([p.detach().isfinite().all() for p in parameters]).all()
+        if not (math.isfinite(loss) and sound):
+            what = f"the loss is {loss}" if not math.isfinite(loss) else "a weight is not finite"
             raise InputError(
-                f"the loss is {self.mean_loss()} in epoch {len(self.history.epochs) + 1}, before "
-                f"step {self.step}: lower the learning rate, clip the gradient or look for "
-                "non-finite inputs. The checkpoint keeps the last good state."
+                f"{what} in epoch {len(self.history.epochs) + 1}, after step {self.step}: lower "
+                "the learning rate, clip the gradient or look for non-finite inputs. "
+                "The checkpoint, if any, keeps the last good state."
             )
 
     def end_epoch(self, samples, validate, monitor, patience, epochs):
@@ -289,7 +316,7 @@ class _Loop:
         self._clear()
 
     def save(self, position: int):
-        """Write the checkpoint, atomically; a state that is not finite never replaces a good one."""
+        """Write the checkpoint, atomically; a non-finite state never replaces a good one."""
         if self.checkpoint is None:
             return
         self._check_finite()
@@ -346,5 +373,9 @@ class _Loop:
         self.history.epochs, self.history.best_epoch = meta["epochs"], meta["best_epoch"]
         self.history.stopped, self.history.steps = meta["stopped"], meta["step"]
         self.step, self.position, self.spent = meta["step"], meta["position"], meta["spent"]
-        self.seen, self.bad_epochs, self.finished = meta["seen"], meta["bad_epochs"], meta["finished"]
+        self.seen, self.bad_epochs, self.finished = (
+            meta["seen"],
+            meta["bad_epochs"],
+            meta["finished"],
+        )
         self.loss_sum = tensors["loss_sum"].to(self.device)

@@ -1,0 +1,297 @@
+"""FAMAE: item embeddings learnt by predicting masked fields of a user's next item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from semid_lib.encoders.probes import Probes
+from semid_lib.errors import InputError, NotFittedError
+from semid_lib.layers import (
+    INITIAL_STD,
+    FieldTable,
+    Transformer,
+    chunked_cross_entropy,
+    item_fields,
+    sampled_cross_entropy,
+)
+from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.storage import load_tensors, save_tensors
+from semid_lib.training import train
+
+FULL_SOFTMAX_UP_TO = 4096
+
+
+class FAMAE(Probes, BaseEstimator):
+    """Field-aware masked auto-encoding (ReSID section 3.1), the E-stage of ReSID.
+
+    The user's history and the target item stand in one sequence, the target last. Each token is
+    x_t = p_t + sum_j E_j[f_t^j]; K ~ U{1..J} fields of the target, a uniform subset, are
+    replaced by mask tokens m_j, and a bidirectional transformer's output h at the target
+    predicts them: q_k(v | h) = softmax_v(s cos(h, E_k[v])), s = sqrt(D). The loss is the sum over
+    the masked fields of -alpha_k log q_k(f_k | h), averaged over the samples. One sample for each
+    item of the train part that has one before it. Field 0, "item", is the item id.
+
+    Args:
+        dim, num_layers, num_heads, ffn_dim, dropout: the encoder; `dim` is also D of each field.
+        max_length: history and target together.
+        field_names: the side fields; None for all of `split.data.fields`.
+        field_weights: name -> alpha_k; 1 where not named.
+        scale: the cosine's factor s; None for sqrt(dim).
+        item_loss: softmax of the item id: "full", "sampled", or "auto" (full up to 4,096
+            values, as for every other field; else `num_negatives` uniform ones).
+        masking: "last" (the paper's: the target only), or "random" (the baseline of ReSID Fig. 7:
+            each position with probability `mask_ratio`, with the same choice of fields).
+        normalize: `embed` as it is ("none"), each field's part, or the whole, to unit length.
+        patience: epochs without gain in validation Metric 1 Recall@10 before training stops.
+        snapshot_steps: optimiser steps after which the weights are kept, see `at_step`.
+        epochs, batch_size, learning_rate, weight_decay, samples_per_epoch, precision, device,
+            random_state: see `training.train`.
+
+    Attributes:
+        history_: `training.History`; each epoch holds both metrics on the validation targets.
+        field_names_: the J fields, "item" first.
+
+    Deviates: what the paper leaves open: alpha_k = 1; positions count from the target backwards;
+    a missing field has its own input row, is never a target, and K is drawn from those present;
+    tables start at N(0, 0.02); post-layer-norm with one on the input.
+
+    Cost: O(B T D (J + layers (T + D + ffn_dim))) a step plus O(B D sum_k |V_k|) for the softmax.
+
+    Example:
+        >>> vectors = FAMAE(dim=64, epochs=5).fit(split).embed()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_length=32,
+        field_names=None, field_weights=None, scale=None, item_loss="auto", num_negatives=128,
+        masking="last", mask_ratio=0.2, normalize="none", learning_rate=1e-3, weight_decay=1e-5,
+        batch_size=2048, epochs=500, patience=3, samples_per_epoch=None, snapshot_steps=(),
+        device="auto", precision="float32", random_state=0,
+    ):  # fmt: skip
+        self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
+        self.ffn_dim, self.dropout, self.max_length = ffn_dim, dropout, max_length
+        self.field_names, self.field_weights, self.scale = field_names, field_weights, scale
+        self.item_loss, self.num_negatives = item_loss, num_negatives
+        self.masking, self.mask_ratio, self.normalize = masking, mask_ratio, normalize
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
+        self.samples_per_epoch, self.snapshot_steps = samples_per_epoch, snapshot_steps
+        self.device, self.precision, self.random_state = device, precision, random_state
+
+    def fit(self, split, *, checkpoint=None, deadline=None, progress=None) -> FAMAE:
+        """Train on the train part of `split`; validation targets choose the epoch.
+
+        Args:
+            checkpoint: file to resume from and write to. deadline, progress: see `training.train`.
+
+        Raises:
+            InputError: an unknown setting or field, a field that no item has, no sample, a loss
+            that is not finite. TrainingPaused, CheckpointError: see `training.train`.
+        """
+        self._check()
+        device = resolve_device(self.device)
+        names, sizes, codes = item_fields(split.data, self.field_names)
+        self._build(names, sizes, codes, device)
+        samples = self._samples(split, "train")
+        lengths = (samples[2] - samples[1]).cpu().numpy()
+        identity = {k: v for k, v in self.get_params().items() if k not in ("device", "normalize")}
+        self.history_ = train(
+            self.network_, lambda rows: self._loss(samples, rows), len(lengths),
+            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay, samples_per_epoch=self.samples_per_epoch,
+            lengths=lengths, monitor="metric1_recall@10", patience=self.patience,
+            validate=(lambda: self.metrics(split)) if len(split.users) else None,
+            snapshot=self.network_.state_dict, snapshot_steps=tuple(self.snapshot_steps),
+            precision=resolve_precision(self.precision, device), device=device,
+            seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
+            label="FAMAE", identity={**identity, "data": split.data.sha256},
+        )  # fmt: skip
+        return self
+
+    def _check(self):
+        for name, allowed in (
+            ("item_loss", ("auto", "full", "sampled")),
+            ("masking", ("last", "random")),
+            ("normalize", ("none", "per_field_l2", "global_l2")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}, but must be one of {allowed}")
+        if self.max_length < 2:
+            raise InputError(f"max_length is {self.max_length}; history and target need at least 2")
+
+    def _build(self, names, sizes, codes, device):
+        unknown = set(self.field_weights or ()) - set(names)
+        if unknown:
+            raise InputError(f"field_weights names {min(unknown)!r}, but the fields are {names}")
+        self.field_names_, self._device = names, device
+        self._weights = [float((self.field_weights or {}).get(n, 1.0)) for n in names]
+        torch.manual_seed(self.random_state)
+        self.network_ = _Network(self, sizes, codes).to(device)
+
+    def _samples(self, split, part) -> tuple[Tensor, Tensor, Tensor]:
+        """`(items, start, target)`: sample s is `items[start[s] : target[s] + 1]`, target last."""
+        if part == "train":
+            arrays = (split.items, *split.windows(self.max_length - 1))
+        else:
+            histories = [h[1 - self.max_length :] for h in split.histories(part)]
+            ends = np.cumsum([len(h) + 1 for h in histories])
+            pairs = zip(histories, split.targets[part])
+            rows = [np.append(h, t) for h, t in pairs] or [np.zeros(0, np.int64)]
+            arrays = (np.concatenate(rows), np.append(0, ends[:-1])[: len(ends)], ends - 1)
+        return tuple(torch.as_tensor(a, device=self._device) for a in arrays)
+
+    def _gather(self, samples, rows):
+        """Items `[B, T]` of some samples, left-padded to the longest, and `valid` `[B, T]`."""
+        items, start, target = samples[0], samples[1][rows], samples[2][rows]
+        back = torch.arange(int((target - start).max()), -1, -1, device=items.device)
+        place = target[:, None] - back
+        return items[place.clamp(min=0)], place >= start[:, None]
+
+    def _choose_fields(self, absent: Tensor) -> Tensor:
+        """Draw M for `absent` `[n, J]` bool: K ~ U{1..fields present}, then a uniform K-subset."""
+        present = (~absent).sum(1, keepdim=True)
+        count = 1 + (torch.rand(present.shape, device=absent.device) * present).long()
+        lot = torch.rand(absent.shape, device=absent.device).masked_fill(absent, 2.0)
+        return (lot.argsort(1).argsort(1) < torch.minimum(count, present)) & ~absent
+
+    def _hidden(self, items, valid, chosen=None, masked=None) -> Tensor:
+        """Run the encoder; `masked` `[n, J]` at positions `chosen` (default: the target's)."""
+        table = self.network_.table
+        tokens = table.tokens[items]
+        if chosen is None:
+            tokens[:, -1] = torch.where(masked, table.masked, tokens[:, -1])
+        else:
+            tokens[chosen] = torch.where(masked, table.masked, tokens[chosen])
+        return self.network_(tokens, valid, chosen)
+
+    def _loss(self, samples, rows) -> Tensor:
+        """Mean over the samples of the summed losses of the masked fields."""
+        items, valid = self._gather(samples, rows)
+        table, chosen = self.network_.table, None
+        wanted = items[:, -1]
+        if self.masking == "random":
+            chosen = valid & (torch.rand(valid.shape, device=valid.device) < self.mask_ratio)
+            chosen[:, -1] |= ~chosen.any(1)
+            wanted = items[chosen]
+        masked = self._choose_fields(table.absent[wanted])
+        h = self._hidden(items, valid, chosen, masked)
+        h = self._scale * F.normalize(h, dim=-1)
+        total = 0.0
+        for k, values in enumerate(table.values()):
+            rows = masked[:, k].nonzero()[:, 0]
+            total = total + self._weights[k] * self._field_loss(
+                k, h[rows], values, table.codes[wanted[rows], k]
+            )
+        return total / len(wanted)
+
+    def _field_loss(self, k, h, values, codes) -> Tensor:
+        full = len(values) <= FULL_SOFTMAX_UP_TO
+        if k == 0 and self.item_loss != "auto":
+            full = self.item_loss == "full"
+        if full:
+            return chunked_cross_entropy(h, F.normalize(values, dim=-1), codes)
+        return sampled_cross_entropy(h, values, codes, self.num_negatives, cosine=True)
+
+    @property
+    def _scale(self) -> float:
+        return self.dim**0.5 if self.scale is None else self.scale
+
+    @property
+    def _net(self) -> _Network:
+        if not hasattr(self, "network_"):
+            raise NotFittedError("FAMAE is not fitted: call fit(split) first")
+        return self.network_
+
+    @torch.no_grad()
+    def _encode(self, samples, fields: Sequence[int], size: int = 1024) -> Tensor:
+        """Unit vectors h `[E, D]` of all samples with the given fields of the target masked."""
+        self._net.eval()
+        masked = torch.zeros(len(self.field_names_), dtype=torch.bool, device=self._device)
+        masked[list(fields)] = True
+        order = torch.argsort(samples[2] - samples[1], stable=True)
+        parts = [self._hidden(*self._gather(samples, r), None, masked) for r in order.split(size)]
+        out = torch.empty(len(order), self.dim, dtype=parts[0].dtype, device=self._device)
+        out[order] = F.normalize(torch.cat(parts), dim=-1)
+        return out
+
+    @torch.no_grad()
+    def embed(self) -> np.ndarray:
+        """Return the items' vectors z_i = concat_k E_k[f_i^k], float32 `[N, J dim]`.
+
+        A missing field gives the embedding of "missing". See `normalize`.
+        """
+        table = self._net.table
+        rows = table.weight.detach()[table.tokens]
+        if self.normalize == "per_field_l2":
+            rows = F.normalize(rows, dim=-1)
+        vectors = rows.flatten(1)
+        if self.normalize == "global_l2":
+            vectors = F.normalize(vectors, dim=-1)
+        return vectors.float().cpu().numpy()
+
+    def field_embedding(self, name: str) -> np.ndarray:
+        """Return E_k of one field ("item" for the item id), float32 `[|V_k|, dim]`."""
+        values = self._net.table.values()
+        if name not in self.field_names_:
+            raise InputError(f"no field {name!r}; the fields are {self.field_names_}")
+        return values[self.field_names_.index(name)].detach().float().cpu().numpy()
+
+    def num_parameters(self, embeddings: bool = True) -> int:
+        """Count the learnt numbers, with or without the fields' tables."""
+        total = sum(p.numel() for p in self._net.parameters())
+        return total if embeddings else total - self._net.table.weight.numel()
+
+    def save(self, path: str | Path) -> Path:
+        """Write settings, fields and weights into one safetensors file, atomically."""
+        table = self._net.table
+        meta = {
+            "kind": "FAMAE", "params": self.get_params(), "fields": self.field_names_,
+            "sizes": table.sizes,
+        }  # fmt: skip
+        return save_tensors(path, {**self.network_.state_dict(), "codes": table.codes}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FAMAE:
+        """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
+        tensors, meta = load_tensors(path, "FAMAE")
+        self = cls(**meta["params"])
+        device = resolve_device(self.device)
+        codes = tensors.pop("codes").numpy()
+        self._build(tuple(meta["fields"]), tuple(meta["sizes"]), codes, device)
+        self.network_.to(tensors["position"].dtype).load_state_dict(tensors)
+        self.network_.eval()
+        return self
+
+
+class _Network(nn.Module):
+    """Field tables, positions counted back from the target, and the encoder."""
+
+    def __init__(self, settings: FAMAE, sizes, codes):
+        super().__init__()
+        self.table = FieldTable(sizes, codes, settings.dim)
+        self.position = nn.Parameter(
+            torch.empty(settings.max_length, settings.dim).normal_(std=INITIAL_STD)
+        )
+        self.encoder = Transformer(
+            settings.dim, settings.num_layers, settings.num_heads, settings.ffn_dim,
+            settings.dropout,
+        )  # fmt: skip
+
+    def place(self, tokens: Tensor) -> Tensor:
+        """x_t = p_t + sum_j rows of `tokens` `[B, T, J]`; the last position is the target's."""
+        return self.table(tokens) + self.position[-tokens.shape[1] :]
+
+    def forward(self, tokens: Tensor, valid: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """h at the target `[B, D]`, or at the positions `chosen` `[B, T]` bool, `[n, D]`."""
+        x = self.place(tokens)
+        if chosen is not None:
+            return self.encoder(x, valid)[chosen]
+        last = torch.full((len(x),), x.shape[1] - 1, device=x.device)
+        return self.encoder(x, valid, last)
