@@ -1,6 +1,39 @@
 """Datasets: one in-memory form, named sources, splits, and a synthetic catalogue."""
 
-from semid_lib.data.interactions import Interactions
+from semid_lib.data.interactions import MISSING, Interactions
+from semid_lib.data.preprocess import (
+    BUCKETS,
+    bucket_shares,
+    describe,
+    drop_incomplete_items,
+    item_text,
+    k_core,
+    limit_history,
+    same_day_users,
+    target_buckets,
+)
+from semid_lib.data.sources import DatasetInfo, fetch, list_datasets, load_dataset
 from semid_lib.data.splits import Split, leave_one_out
+from semid_lib.data.synthetic import CatalogueTruth, synthetic_catalogue
 
-__all__ = ["Interactions", "Split", "leave_one_out"]
+__all__ = [
+    "BUCKETS",
+    "MISSING",
+    "CatalogueTruth",
+    "DatasetInfo",
+    "Interactions",
+    "Split",
+    "bucket_shares",
+    "describe",
+    "drop_incomplete_items",
+    "fetch",
+    "item_text",
+    "k_core",
+    "leave_one_out",
+    "limit_history",
+    "list_datasets",
+    "load_dataset",
+    "same_day_users",
+    "synthetic_catalogue",
+    "target_buckets",
+]

@@ -51,7 +51,9 @@ class Interactions:
             column = getattr(self, name)
             limit = getattr(self, f"num_{name}s")
             if column.ndim != 1 or column.dtype != np.int64:
-                raise DataError(f"{name} must be a 1-d int64 array, not {column.dtype} {column.shape}")
+                raise DataError(
+                    f"{name} must be a 1-d int64 array, not {column.dtype} {column.shape}"
+                )
             if len(column) and not (0 <= column.min() and column.max() < limit):
                 bad = column.max() if column.max() >= limit else column.min()
                 raise DataError(f"{name} {bad} is outside 0..{limit - 1}; is num_{name}s right?")
@@ -59,17 +61,62 @@ class Interactions:
             raise DataError(f"{len(self.user)} users beside {len(self.item)} items in the rows")
         if len(self.user) > 1 and (np.diff(self.user) < 0).any():
             row = int(np.argmax(np.diff(self.user) < 0)) + 1
-            raise DataError(f"row {row} goes back to user {self.user[row]}: sort rows by user, then time")
+            raise DataError(
+                f"row {row} goes back to user {self.user[row]}: sort rows by user, then time"
+            )
         if self.ordered and self.timestamp is not None:
             backwards = (np.diff(self.timestamp) < 0) & (np.diff(self.user) == 0)
             if backwards.any():
                 row = int(np.argmax(backwards)) + 1
                 raise DataError(
-                    f"row {row}: time of user {self.user[row]} goes back; sort rows by user, then time"
+                    f"row {row}: time of user {self.user[row]} goes back; sort rows by user, "
+                    "then time"
                 )
         for name, column in self.fields.items():
             if column.shape != (self.num_items,):
                 raise DataError(f"field {name!r} has shape {column.shape}, not ({self.num_items},)")
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        items: pd.DataFrame | None = None,
+        fields: Sequence[str] | None = None,
+        *,
+        columns: dict[str, str] | None = None,
+        ordered: bool | None = None,
+        name: str = "table",
+    ) -> Interactions:
+        """Take a table in memory, one row per interaction, in any order.
+
+        Rows are sorted by user, then `timestamp`, then `position` (those that there are); rows
+        that are equal in all of them keep their order. Whole-number ids 0..N-1 are kept as they
+        are. Other ids (numbers with gaps, text, ...) are mapped once, sorted, or in the order of
+        `items` if it is given, and kept in `item_ids` and `user_ids`.
+
+        Args:
+            frame: columns `user` and `item`, and optionally `timestamp` (UNIX seconds or dates),
+                `position` (any increasing number) and `rating`; others are ignored.
+            items: one row per item with a column `item`, and any others (title, brand, ...). It
+                may name items without interactions; it must name all others.
+            fields: columns of `items` to code for the encoders. None takes those whose values
+                repeat at least twice on average; `[]` takes none.
+            columns: part -> column name, where the table uses others: `{"user": "userId"}`.
+            ordered: whether the rows of a user stand in time order; None means exactly if there is
+                a timestamp or position. Pass True if the table itself is sorted by time.
+            name: what to call it in messages and records.
+
+        Raises:
+            DataError: not a DataFrame, empty, a column missing or twice, an id missing, a time or
+                rating that is not numeric, times in milliseconds, an item twice or not in `items`.
+
+        Cost: O(M log M) for M rows.
+        """
+        from semid_lib.data.tables import interactions_from_frame
+
+        return interactions_from_frame(
+            frame, items, fields, columns=columns, ordered=ordered, name=name
+        )
 
     @property
     def num_interactions(self) -> int:
@@ -91,11 +138,20 @@ class Interactions:
         return np.split(self.item, self.indptr[1:-1])
 
     @property
-    def sha256(self) -> str:
-        """Hash of the sequences and fields, the same wherever the data came from."""
+    def sequences_sha256(self) -> str:
+        """Hash of who took what in which order, without the fields."""
+        return self._sequences_digest().hexdigest()
+
+    def _sequences_digest(self):
         digest = hashlib.sha256()
         for column in (self.user, self.item):
             digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
+        return digest
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the sequences and fields, the same wherever the data came from."""
+        digest = self._sequences_digest()
         for name in sorted(self.fields):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.fields[name], dtype="<i8").tobytes())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from semid_lib.data.interactions import Interactions
-from semid_lib.errors import DataError, UnorderedError
+from semid_lib.errors import DataError, InputError, UnorderedError
 
 PARTS = ("validation", "test")
 
@@ -44,40 +44,53 @@ class Split:
         """`[N]` int64: how often each item occurs in the train part."""
         return np.bincount(self.items, minlength=self.num_items)
 
-    def histories(self, part: str) -> list[np.ndarray]:
+    def histories(self, part: str, max_history: int | None = None) -> list[np.ndarray]:
         """What is known of each evaluated user before the target of `part`, newest last.
 
         For "validation" that is the train part; for "test" the validation item follows it.
+        `max_history` keeps only that many of the newest.
         """
-        _check_part(part)
+        check_part(part)
+        if max_history is not None and max_history < 1:
+            raise InputError(f"max_history is {max_history}, but a history needs at least 1 item")
         train = [self.items[self.indptr[u] : self.indptr[u + 1]] for u in self.users]
-        if part == "validation":
-            return train
-        return [np.append(h, v) for h, v in zip(train, self.targets["validation"])]
+        if part == "test":
+            train = [np.append(h, v) for h, v in zip(train, self.targets["validation"])]
+        return train if max_history is None else [h[-max_history:] for h in train]
 
     def cold_targets(self, part: str) -> np.ndarray:
-        """`[E]` bool: targets of `part` that never occur in the train part (SPEC 1)."""
-        _check_part(part)
+        """`[E]` bool: targets of `part` that never occur in the train part.
+
+        Such an item keeps its id in the vocabulary and its row in the tokenizer's input, and is
+        ranked like any other (our reading of ReSID 4.1, "added to the training set"). The user's
+        held-out interaction itself is never a training sample: that would leak the answer.
+        """
+        check_part(part)
         return self.train_counts()[self.targets[part]] == 0
 
     def windows(self, max_history: int, min_history: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Sliding-window samples of the train part, one for each (user, target) pair.
 
         Args:
-            max_history: longest history kept, newest items first to stay.
-            min_history: how many items must stand before a target.
+            max_history: longest history kept, at least 1; the newest items stay.
+            min_history: how many items must stand before a target (0: history-free samples too).
 
         Returns:
             `(start, target)`, int64 row numbers into `items`: the history of sample s is
             `items[start[s]:target[s]]`, its target `items[target[s]]`.
         """
+        if max_history < 1 or min_history < 0:
+            raise InputError(
+                f"max_history is {max_history} (at least 1), min_history {min_history} (at least 0)"
+            )
         row = np.arange(len(self.items))
         first = np.repeat(self.indptr[:-1], np.diff(self.indptr))
         keep = row - first >= min_history
         return np.maximum(first, row - max_history)[keep], row[keep]
 
 
-def _check_part(part: str) -> None:
+def check_part(part: str) -> None:
+    """Raise DataError unless `part` is "validation" or "test"."""
     if part not in PARTS:
         raise DataError(f"unknown part {part!r}: choose one of {PARTS}")
 
