@@ -53,7 +53,8 @@ class Stage:
         """Create the estimator.
 
         Args:
-            surroundings: `random_state`, `device`, `precision`; unknown ones are left out.
+            surroundings: `random_state`, `device`, `precision`; those unknown to the class are left
+                out, and those named in the settings are overruled.
 
         Raises:
             InputError: a setting that the class does not have.
@@ -65,7 +66,8 @@ class Stage:
                 raise InputError(
                     f"{kind.__name__} has no setting {name!r}; it has {', '.join(list(known)[1:])}"
                 )
-        return kind(**self.settings, **{k: v for k, v in surroundings.items() if k in known})
+        around = {name: value for name, value in surroundings.items() if name in known}
+        return kind(**{**around, **self.settings})
 
     def load(self) -> type:
         """Import the estimator's class."""
@@ -99,16 +101,29 @@ class Plan:
 #: ReSID, Appendix E: one size and one training recipe for all sequential recommenders.
 _COMMON = {
     "dim": 128, "num_layers": 2, "num_heads": 4, "ffn_dim": 512, "dropout": 0.1,
-    "learning_rate": 1e-3, "weight_decay": 1e-5, "batch_size": 2048, "epochs": 500, "patience": 3,
+    "learning_rate": 1e-3, "weight_decay": 1e-5, "epochs": 500, "patience": 3,
 }  # fmt: skip
-_FAMAE = {**_COMMON, "max_length": 32, "num_negatives": 128}
+_FAMAE = {
+    **_COMMON, "batch_size": 2048, "max_length": 32, "field_names": None, "field_weights": None,
+    "scale": None, "item_loss": "auto", "num_negatives": 128, "masking": "last",
+    "normalize": "none",
+}  # fmt: skip
+#: Tree codes are computed on the CPU, where they are exact and the same on every machine.
+_GAOQ = {"max_iter": 20, "anchors": "orthonormal", "device": "cpu"}
 _T5 = {
     "dim": 128, "num_layers": 4, "num_heads": 4, "head_dim": 32, "ffn_dim": 512, "dropout": 0.1,
     "learning_rate": 5e-3, "weight_decay": 1e-5, "batch_size": 2048, "epochs": 500, "patience": 3,
     "max_history": 32, "num_beams": 50,
 }  # fmt: skip
-_SASREC = {**_COMMON, "max_history": 32}
-_FLOOR = "counts only, so there is nothing to tune"
+#: One causal pass predicts all positions, so 256 sequences hold about as many targets as ReSID's
+#: batch of 2,048 windows. The full softmax is affordable here; "sampled" is the printed loss.
+_SASREC = {
+    **_COMMON, "batch_size": 256, "max_history": 32, "loss": "full", "similarity": "dot",
+    "num_negatives": 128, "targets": "all", "long_histories": "windows", "score_with": "fused",
+}  # fmt: skip
+_SASREC_QUICK = {"dim": 64, "ffn_dim": 256, "batch_size": 64, "epochs": 20, "patience": 3}
+_SAMPLED = {"recommender": {"loss": "sampled", "similarity": "cosine"}}
+_SASREC_CUT = ("256 sequences a batch for 2,048 windows",)
 
 SYSTEMS: dict[str, System] = {
     "resid": System(
@@ -118,7 +133,7 @@ SYSTEMS: dict[str, System] = {
             "quantizer": "semid_lib.quantizers:GAOQ",
             "recommender": "semid_lib.recommenders:T5Recommender",
         },
-        paper={"encoder": _FAMAE, "quantizer": {}, "recommender": _T5},
+        paper={"encoder": _FAMAE, "quantizer": _GAOQ, "recommender": _T5},
         quick={
             "encoder": {"dim": 64, "ffn_dim": 256, "batch_size": 256, "epochs": 8},
             "recommender": {
@@ -130,14 +145,18 @@ SYSTEMS: dict[str, System] = {
     "sasrec": System(
         title="SASRec",
         stages={"recommender": "semid_lib.recommenders:SASRec"},
-        paper={"recommender": {**_SASREC, "side_information": False}},
-        quick={"recommender": {"dim": 64, "ffn_dim": 256, "batch_size": 256, "epochs": 20}},
+        paper={"recommender": {**_SASREC, "field_names": ()}},
+        quick={"recommender": _SASREC_QUICK},
+        variants={"sampled": _SAMPLED},
+        cut=_SASREC_CUT,
     ),
     "sasrec*": System(
         title="SASRec*",
         stages={"recommender": "semid_lib.recommenders:SASRec"},
-        paper={"recommender": {**_SASREC, "side_information": True}},
-        quick={"recommender": {"dim": 64, "ffn_dim": 256, "batch_size": 256, "epochs": 20}},
+        paper={"recommender": {**_SASREC, "field_names": None}},
+        quick={"recommender": _SASREC_QUICK},
+        variants={"sampled": _SAMPLED},
+        cut=_SASREC_CUT,
     ),
     "popularity": System(
         title="Popularity",
@@ -248,24 +267,25 @@ def plan(
             if key not in printed or printed[key] != value
         ]
         stages.append(Stage(role, place, settings))
-    cut = [*system.cut, *_data_cuts(name, system, data)]
+    reads_fields = any(s.settings.get("field_names", ()) != () for s in stages)
+    cut = [*system.cut, *_data_cuts(system, data, reads_fields)]
     if changed:
         cut.append("settings: " + ", ".join(changed))
     return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut))
 
 
-def _data_cuts(name: str, system: System, data) -> list[str]:
+def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:
     """What the dataset itself changes against ReSID's (Amazon-2023, five complete fields)."""
     if not system.seeded:
         return []
     cuts = []
     if data.name in _AMAZON_2014:
-        cuts.append(f"settings of ReSID, which has no table on Amazon-2014 {data.name}")
-    if "encoder" in system.stages or name.endswith("*"):
-        names = ["item", *data.fields]
-        cuts.append(f"fields: {', '.join(names)} (paper: item, store, category levels 1 to 3)")
-        for key, values in data.fields.items():
+        cuts.append("data: Amazon-2014, and ReSID's settings were printed for Amazon-2023")
+    if reads_fields:
+        names = ", ".join(["item", *data.fields])
+        cuts.append(f"fields: {names} (ReSID: item, store, category levels 1 to 3)")
+        for name, values in data.fields.items():
             share = float((values < 0).mean())
             if share > 0:
-                cuts.append(f"{key} missing for {share:.1%} of items, which are kept")
+                cuts.append(f"{name} missing for {share:.1%} of the items, which are kept")
     return cuts

@@ -33,7 +33,16 @@ _KIND = "training checkpoint"
 
 
 class TrainingPaused(RuntimeError):
-    """The deadline came; the checkpoint holds everything needed to go on."""
+    """The deadline came; the checkpoint holds everything needed to go on.
+
+    Attributes:
+        step, total_steps: steps taken, and those of all epochs. 0 if it came between two stages.
+        seconds: spent in steps and validation so far.
+    """
+
+    def __init__(self, message: str, step: int = 0, total_steps: int = 0, seconds: float = 0.0):
+        super().__init__(message)
+        self.step, self.total_steps, self.seconds = step, total_steps, seconds
 
 
 @dataclass
@@ -156,7 +165,10 @@ def train(
                 if deadline is not None and time.monotonic() > deadline:
                     loop.spent += time.monotonic() - began
                     loop.save(position)
-                    raise TrainingPaused(f"{label or 'training'} paused at step {loop.step}")
+                    raise TrainingPaused(
+                        f"{label or 'training'} paused at step {loop.step} of {total_steps}",
+                        loop.step, total_steps, loop.history.seconds + loop.spent,
+                    )  # fmt: skip
                 torch.manual_seed((seed * 1_000_003 + loop.step) % 2**63)
                 rate = learning_rate * rate_factor(loop.step, total_steps, warmup, schedule)
                 loop.take(loss, batches[position], rate, clip)

@@ -1,0 +1,255 @@
+"""The `semid` command: data, runs, the queue and the papers' tables."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from semid_lib.errors import InputError, RecordError, SemidError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Semantic IDs for generative recommendation: data, runs, the queue, the papers' tables.",
+)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="Named datasets and your own folders.")
+queue_app = typer.Typer(no_args_is_help=True, help="The runs that the book's tables wait for.")
+app.add_typer(data_app, name="data")
+app.add_typer(queue_app, name="queue")
+PAUSED = 3
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto")]
+Only = Annotated[str | None, typer.Option(help="part of a name, or a pattern with *")]
+
+
+@data_app.command("list")
+def data_list():
+    """List the named datasets."""
+    import pandas as pd
+
+    from semid_lib.data import list_datasets
+    from semid_lib.results import table
+
+    columns = ("name", "users", "items", "interactions", "fields", "order")
+    rows = [{c: getattr(info, c) for c in columns} for info in list_datasets()]
+    print(table(pd.DataFrame(rows).assign(fields=[", ".join(r["fields"]) for r in rows])))
+
+
+@data_app.command("fetch")
+def data_fetch(names: Annotated[list[str], typer.Argument(help="datasets to fetch")]):
+    """Find datasets on this machine or download them into the cache, checked."""
+    from semid_lib.data import fetch
+
+    for name in names:
+        print(f"{name}: {fetch(name)}")
+
+
+@data_app.command("describe")
+def data_describe(dataset: Annotated[str, typer.Argument(help="name or folder")]):
+    """Count users, items, fields, and what the leave-one-out split makes of them."""
+    from semid_lib.data import describe, load_dataset
+
+    for key, value in describe(load_dataset(dataset)).items():
+        if key == "fields":
+            for name, about in value.items():
+                share = f"{about['missing_share']:.1%} missing"
+                print(f"{'field ' + name:20s} {about['values']:,} values, {share}")
+        else:
+            print(f"{key:20s} {_show(value)}")
+
+
+def _show(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@app.command("run")
+def run_command(
+    system: Annotated[str, typer.Argument(help="resid, sasrec, sasrec*, popularity, ...")],
+    dataset: Annotated[str, typer.Argument(help="name or folder")],
+    profile: Annotated[str, typer.Option(help="quick or paper")] = "quick",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto")] = "auto",
+    variant: Annotated[str, typer.Option(help="a variant of the system")] = "default",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="change a setting: recommender.epochs=20")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="stop after, such as 9m; the same command goes on")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only print parameters, memory and time")
+    ] = False,
+    record: Annotated[
+        bool | None,
+        typer.Option(help="keep the record among the results; default: in the paper profile"),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="replace another record of this name")] = False,
+):
+    """Run a system on a dataset; stopped at any moment, the same command goes on."""
+    from semid_lib import pipeline, results
+    from semid_lib.queue import parse_duration
+
+    deadline = None if budget is None else time.monotonic() + parse_duration(budget)
+    settings = {
+        "profile": profile, "variant": variant, "seed": seed, "device": device,
+        "precision": precision, "overrides": parse_settings(set_ or []),
+    }  # fmt: skip
+    if dry_run:
+        print(pipeline.estimate(system, dataset, **settings))
+        return
+    keep = profile == "paper" if record is None else record
+    if keep and not force:
+        _refuse_if_recorded(results, system, variant, dataset, profile, seed)
+    done = pipeline.run(system, dataset, deadline=deadline, **settings)
+    print(summary(done))
+    if keep:
+        print(f"record: {results.write_record(done, force=force)}")
+
+
+def _refuse_if_recorded(results, system, variant, dataset, profile, seed) -> None:
+    """Say before hours of work, not after, that the record's place is taken."""
+    name = results.run_name(system, variant, dataset, profile, seed)
+    if (results.records_folder() / f"{name}.json").exists():
+        raise RecordError(
+            f"{name} is recorded already: --force replaces the record, --no-record leaves it"
+        )
+
+
+def summary(record) -> str:
+    """Show a record's test metrics, both rules, with intervals, and what it cost."""
+    import pandas as pd
+
+    from semid_lib.results import METRICS, Table, format_number
+
+    rows = []
+    for metric in METRICS:
+        low, high = record["intervals"]["test"][metric]
+        values = {p: record["metrics"][p][metric] for p in ("validation", "test", "test_unseen")}
+        interval = f"{format_number(low)} to {format_number(high)}"
+        rows.append({"metric": metric, **values, "test, 95 %": interval})
+    kinds = dict.fromkeys(("validation", "test", "test_unseen"), "metric")
+    caption = f"{record['system']} on {record['dataset']}, {record['profile']} profile, seed "
+    lines = [str(Table(pd.DataFrame(rows), f"{caption}{record['seed']}", kinds))]
+    cost = record["cost"]
+    lines.append(
+        f"{format_number(cost['seconds'], 'seconds')}, {cost['parameters']:,} parameters, "
+        f"{format_number(cost['peak_memory'], 'bytes')} of memory, on {record['device']}"
+    )
+    return "\n".join([*lines, *(f"cut: {text}" for text in record["cut"])])
+
+
+def parse_settings(texts: list[str]) -> dict:
+    """Read `encoder.epochs=20` into {"encoder": {"epochs": 20}}; values are JSON, else text.
+
+    Raises:
+        InputError: not of that form.
+    """
+    import json
+
+    settings: dict = {}
+    for text in texts:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.+)", text)
+        if not match:
+            raise InputError(f"{text!r} is not of the form stage.setting=value")
+        role, name, value = match.groups()
+        try:
+            value = json.loads(value)
+        except ValueError:
+            pass
+        settings.setdefault(role, {})[name] = value
+    return settings
+
+
+@queue_app.command("list")
+def queue_list(only: Only = None):
+    """Show every entry, most informative first, with its state and time."""
+    import pandas as pd
+
+    from semid_lib import queue
+    from semid_lib.results import table
+
+    rows = []
+    for entry in queue.select(only):
+        minutes, source = queue.minutes(entry)
+        rows.append((entry.name, queue.state(entry), 60 * minutes, source))
+    frame = pd.DataFrame(rows, columns=["run", "state", "time", "time from"])
+    done = (frame["state"] == "done").sum()
+    left = frame.loc[frame["state"] != "done", "time"].sum()
+    shown = table(frame, f"{done} of {len(frame)} runs are recorded", {"time": "seconds"})
+    print(f"{shown}\nleft: about {left / 3600:.1f} h of one process")
+
+
+@queue_app.command("run")
+def queue_run(
+    jobs: Annotated[int, typer.Option(help="processes at once")] = 1,
+    budget: Annotated[str | None, typer.Option(help="stop within, such as 9m or 2h")] = None,
+    device: Device = "auto",
+    only: Only = None,
+):
+    """Run the entries without a record; stops inside the budget and goes on next time."""
+    from semid_lib import queue
+
+    seconds = None if budget is None else queue.parse_duration(budget)
+    if not queue.run_queue(jobs, seconds, device, only):
+        raise typer.Exit(1)
+
+
+@app.command("table")
+def table_command(
+    which: Annotated[str, typer.Argument(help="paper and number, such as resid.4 or acerec.1")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="metrics to show; default recall@10, ndcg@10")
+    ] = None,
+    part: Annotated[str, typer.Option(help="test, validation or test_unseen")] = "test",
+):
+    """Print a table of a paper beside the recorded numbers."""
+    from semid_lib import results
+
+    match = re.fullmatch(r"([a-z0-9]+)\.(\d+)", which)
+    if not match:
+        raise InputError(f"{which!r} is not of the form PAPER.TABLE, such as resid.4")
+    paper, number = match[1], int(match[2])
+    printed = results.printed_cells(paper, number)
+    name = f"{results.PAPERS.get(paper, paper)}, Table {number}"
+    if printed.empty:
+        frame = results.paper_table(paper, number, as_printed=True).fillna("")
+        print(results.table(frame, f"{name} as printed; we have no records of this kind"))
+        return
+    metrics = metric or [m for m in ("recall@10", "ndcg@10") if m in set(printed["metric"])]
+    recorded = [r for r in results.load_records(profile="paper") if _belongs(r, printed)]
+    print(results.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name))
+
+
+def _belongs(record, printed) -> bool:
+    """Whether a record's system or data occur in the table: floors stand in every one."""
+    from semid_lib.systems import FLOORS
+
+    here = set(printed["dataset"].dropna())
+    known = set(printed["system"].dropna())
+    if here:
+        return record["dataset"] in here and record["system"] in known | set(FLOORS)
+    return record["system"] in known
+
+
+def main() -> None:
+    """Run the command; an error that the library names is one line and exit code 2."""
+    try:
+        app()
+    except SemidError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingPaused":  # importing it would load torch
+            raise
+        print(f"{error}; the same command goes on", file=sys.stderr)
+        sys.exit(PAUSED)
+
+
+if __name__ == "__main__":
+    main()
