@@ -33,8 +33,9 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x = _PRODUCT(grad, weight.T) if ctx.needs_input_grad[0] else None
         for_weight = None
-        if ctx.needs_input_grad[1]:
-            for_weight = _PRODUCT(x.flatten(0, -2).T, grad.flatten(0, -2).T).T
+        if ctx.needs_input_grad[1]:  # oneDNN copies the first operand slowly: let it be the small one
+            small = x.shape[1] <= grad.shape[1]
+            for_weight = _PRODUCT(x.T, grad.T).T if small else _PRODUCT(grad.T, x.T)
         return for_x, for_weight
 
 
@@ -52,7 +53,9 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         or torch.is_autocast_enabled("cpu")
         or x.numel() == 0
     )
-    return F.linear(x, weight) if plain else _Product.apply(x, weight)
+    if plain:
+        return F.linear(x, weight)
+    return _Product.apply(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 
 
 class Linear(nn.Linear):

@@ -234,7 +234,9 @@ class Layer(nn.Module):
         return self.cross_out(self._attend(q, *memory, padding))
 
     def _ffn(self, x):
-        return self.narrow(self.dropout(self.wide(self.ffn_norm(x)).relu_()))
+        hidden = self.wide(self.ffn_norm(x))
+        hidden = hidden.relu() if hidden.requires_grad else hidden.relu_()
+        return self.narrow(self.dropout(hidden))
 
     def _heads(self, x, parts):
         return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
