@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from semid_lib.data.interactions import Interactions
 from semid_lib.errors import InputError
+from semid_lib.evaluation import Ranks
 
 INITIAL_STD = 0.02
 _CHUNK = 2**21  # logits held at once by the chunked loss and by the ranks (8 MB in float32)
@@ -219,6 +220,40 @@ class FieldTable(nn.Module):
         return summed.view(*tokens.shape[:-1], -1)
 
 
+class SequenceNetwork(nn.Module):
+    """Tokens x_t = p_t + sum_j E_j[f_t^j] of a sequence of items, and a transformer over them.
+
+    Args:
+        settings: has `dim, num_layers, num_heads, ffn_dim, dropout`.
+        sizes, codes: the item fields, see `FieldTable`.
+        length: the longest sequence.
+        causal: then sequences are right-padded and positions count from the oldest item;
+            otherwise they are left-padded and positions count back from the newest.
+    """
+
+    def __init__(self, settings, sizes, codes, length: int, causal: bool):
+        super().__init__()
+        s = settings
+        self.table = FieldTable(sizes, codes, s.dim)
+        self.position = nn.Parameter(torch.empty(length, s.dim).normal_(std=INITIAL_STD))
+        self.encoder = Transformer(s.dim, s.num_layers, s.num_heads, s.ffn_dim, s.dropout, causal)
+
+    def place(self, tokens: Tensor) -> Tensor:
+        """The tokens' vectors `[B, T, D]`; `tokens` `[B, T, J]` int64, rows of the table."""
+        length = tokens.shape[1]
+        causal = self.encoder.causal
+        return self.table(tokens) + (self.position[:length] if causal else self.position[-length:])
+
+    def forward(self, tokens: Tensor, valid: Tensor | None = None, at: Tensor | None = None):
+        """Outputs `[B, T, D]`, or `[B, D]` at positions `at` `[B]`; see `Transformer`."""
+        return self.encoder(self.place(tokens), valid, at)
+
+    def num_parameters(self, embeddings: bool = True) -> int:
+        """Count the learnt numbers, with or without the fields' tables."""
+        total = sum(p.numel() for p in self.parameters())
+        return total if embeddings else total - self.table.weight.numel()
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Cross-entropy of `hidden @ table.T`; the gradients are made beside the loss."""
 
@@ -302,14 +337,14 @@ def sampled_cross_entropy(
 
 
 @torch.no_grad()
-def rank_counts(hidden: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Count, for each row, the items that score above its target, and those equal to it.
+def target_ranks(hidden: Tensor, table: Tensor, targets: Tensor) -> Ranks:
+    """Rank each row's target among all rows of `table` by the inner product with `hidden`.
 
     Args:
         hidden: `[M, D]` float. table: `[N, D]` float. targets: `[M]` int64.
 
     Returns:
-        `(above, ties)`, int64 `[M]`; the target itself is in neither.
+        The counts of items above and level with each target; NaN scores stand below all.
 
     Cost: O(M N D) time, O(chunk N) memory.
     """
@@ -318,6 +353,14 @@ def rank_counts(hidden: Tensor, table: Tensor, targets: Tensor) -> tuple[Tensor,
     for h, wanted in zip(hidden.split(step), targets.split(step)):
         scores = h @ table.T
         own = scores.gather(1, wanted[:, None])
-        above.append(len(table) - (scores <= own).sum(1))  # NaN: below everything
+        above.append(len(table) - (scores <= own).sum(1))
         ties.append(((scores == own).sum(1) - 1).clamp(min=0))
-    return torch.cat(above), torch.cat(ties)
+    return Ranks(torch.cat(above).cpu().numpy(), torch.cat(ties).cpu().numpy())
+
+
+def check_choices(settings: object, **choices: tuple) -> None:
+    """Raise InputError, naming value and choices, unless each attribute is one of its choices."""
+    for name, allowed in choices.items():
+        value = getattr(settings, name)
+        if value not in allowed:
+            raise InputError(f"{name} is {value!r}, but must be one of {allowed}")

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator
-from torch import Tensor, nn
+from torch import Tensor
 
 from semid_lib.encoders.probes import Probes
 from semid_lib.errors import InputError, NotFittedError
 from semid_lib.layers import (
-    INITIAL_STD,
-    FieldTable,
-    Transformer,
+    SequenceNetwork,
+    check_choices,
     chunked_cross_entropy,
     item_fields,
     sampled_cross_entropy,
@@ -116,13 +115,12 @@ class FAMAE(Probes, BaseEstimator):
         return self
 
     def _check(self):
-        for name, allowed in (
-            ("item_loss", ("auto", "full", "sampled")),
-            ("masking", ("last", "random")),
-            ("normalize", ("none", "per_field_l2", "global_l2")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}, but must be one of {allowed}")
+        check_choices(
+            self,
+            item_loss=("auto", "full", "sampled"),
+            masking=("last", "random"),
+            normalize=("none", "per_field_l2", "global_l2"),
+        )
         if self.max_length < 2:
             raise InputError(f"max_length is {self.max_length}; history and target need at least 2")
 
@@ -133,7 +131,9 @@ class FAMAE(Probes, BaseEstimator):
         self.field_names_, self._device = names, device
         self._weights = [float((self.field_weights or {}).get(n, 1.0)) for n in names]
         torch.manual_seed(self.random_state)
-        self.network_ = _Network(self, sizes, codes).to(device)
+        self.network_ = SequenceNetwork(self, sizes, codes, self.max_length, causal=False).to(
+            device
+        )
 
     def _samples(self, split, part) -> tuple[Tensor, Tensor, Tensor]:
         """`(items, start, target)`: sample s is `items[start[s] : target[s] + 1]`, target last."""
@@ -169,7 +169,10 @@ class FAMAE(Probes, BaseEstimator):
             tokens[:, -1] = torch.where(masked, table.masked, tokens[:, -1])
         else:
             tokens[chosen] = torch.where(masked, table.masked, tokens[chosen])
-        return self.network_(tokens, valid, chosen)
+        if chosen is not None:
+            return self.network_(tokens, valid)[chosen]
+        last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        return self.network_(tokens, valid, last)
 
     def _loss(self, samples, rows) -> Tensor:
         """Mean over the samples of the summed losses of the masked fields."""
@@ -204,7 +207,7 @@ class FAMAE(Probes, BaseEstimator):
         return self.dim**0.5 if self.scale is None else self.scale
 
     @property
-    def _net(self) -> _Network:
+    def _net(self) -> SequenceNetwork:
         if not hasattr(self, "network_"):
             raise NotFittedError("FAMAE is not fitted: call fit(split) first")
         return self.network_
@@ -245,8 +248,7 @@ class FAMAE(Probes, BaseEstimator):
 
     def num_parameters(self, embeddings: bool = True) -> int:
         """Count the learnt numbers, with or without the fields' tables."""
-        total = sum(p.numel() for p in self._net.parameters())
-        return total if embeddings else total - self._net.table.weight.numel()
+        return self._net.num_parameters(embeddings)
 
     def save(self, path: str | Path) -> Path:
         """Write settings, fields and weights into one safetensors file, atomically."""
@@ -268,30 +270,3 @@ class FAMAE(Probes, BaseEstimator):
         self.network_.to(tensors["position"].dtype).load_state_dict(tensors)
         self.network_.eval()
         return self
-
-
-class _Network(nn.Module):
-    """Field tables, positions counted back from the target, and the encoder."""
-
-    def __init__(self, settings: FAMAE, sizes, codes):
-        super().__init__()
-        self.table = FieldTable(sizes, codes, settings.dim)
-        self.position = nn.Parameter(
-            torch.empty(settings.max_length, settings.dim).normal_(std=INITIAL_STD)
-        )
-        self.encoder = Transformer(
-            settings.dim, settings.num_layers, settings.num_heads, settings.ffn_dim,
-            settings.dropout,
-        )  # fmt: skip
-
-    def place(self, tokens: Tensor) -> Tensor:
-        """x_t = p_t + sum_j rows of `tokens` `[B, T, J]`; the last position is the target's."""
-        return self.table(tokens) + self.position[-tokens.shape[1] :]
-
-    def forward(self, tokens: Tensor, valid: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """h at the target `[B, D]`, or at the positions `chosen` `[B, T]` bool, `[n, D]`."""
-        x = self.place(tokens)
-        if chosen is not None:
-            return self.encoder(x, valid)[chosen]
-        last = torch.full((len(x),), x.shape[1] - 1, device=x.device)
-        return self.encoder(x, valid, last)

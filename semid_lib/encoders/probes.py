@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from semid_lib.errors import InputError
-from semid_lib.evaluation import Ranks
-from semid_lib.layers import chunked_cross_entropy, rank_counts
+from semid_lib.layers import chunked_cross_entropy, target_ranks
 
 
 class Probes:
@@ -41,8 +40,7 @@ class Probes:
         targets = samples[0][samples[2]]
         everything = range(len(self.field_names_))
         for name, masked, scored in (("metric1", everything, every), ("metric2", (0,), items)):
-            above, ties = rank_counts(self._encode(samples, masked), scored, targets)
-            ranks = Ranks(above.cpu().numpy(), ties.cpu().numpy())
+            ranks = target_ranks(self._encode(samples, masked), scored, targets)
             found[f"{name}_recall@10"] = float(ranks.recall(10).mean())
             found[f"{name}_ndcg@10"] = float(ranks.ndcg(10).mean())
         return found
