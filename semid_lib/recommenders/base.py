@@ -61,8 +61,9 @@ class Recommender(BaseEstimator):
             UnknownItemError: an item that was not in the catalogue.
             EmptyHistoryError: an empty history, unless the method needs none.
         """
-        if k < 1 or k > self.num_items_fitted:
-            raise InputError(f"k is {k}, but must lie in 1..{self.num_items_} (the catalogue)")
+        limit = self.num_items_fitted
+        if not 1 <= k <= limit:
+            raise InputError(f"k is {k}, but must lie in 1..{limit} (the catalogue)")
         inside = self._to_indices(histories)
         items, scores = self._generate(inside, k, exclude_history)
         if self.item_ids_ is not None:

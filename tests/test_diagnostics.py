@@ -1,0 +1,103 @@
+"""Diagnostics of codes, against printed values and definitions written out."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import entropy
+
+from semid_lib.codes import SemanticIds
+from semid_lib.diagnostics import code_usage, collision_rate, gini, prefix_entropy
+from semid_lib.errors import CodesError, InputError
+
+codes_lists = st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=30)
+
+
+def with_distinct(num_items, distinct):
+    return (np.arange(num_items) % distinct)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("distinct", "printed"), [(200, 60.5), (247, 48.99), (256, 47.27), (135, 89.64)]
+)
+def test_collision_rate_of_r3vae_table_6(distinct, printed):
+    # Beauty has 12,101 items; the printed rates are N / distinct to the last digit (SPEC 23).
+    assert collision_rate(with_distinct(12101, distinct)) == pytest.approx(printed, abs=0.0051)
+
+
+def test_collision_rate_of_unique_ids():
+    assert collision_rate(SemanticIds([[0, 1], [1, 0]])) == 1
+
+
+@pytest.mark.parametrize(("rate", "printed"), [(1.12, 0.11), (1.1, 0.09)])
+def test_gini_of_pairs_only(rate, printed):
+    # f of the IDs hold two items, the others one: G = f (1 - f) / CR with f = CR - 1 (SPEC 23).
+    ids, pairs = 1000, round(1000 * (rate - 1))
+    codes = np.concatenate([np.arange(ids), np.arange(pairs)])[:, None]
+    assert collision_rate(codes) == pytest.approx(rate)
+    assert gini(codes) == pytest.approx((rate - 1) * (2 - rate) / rate)
+
+
+@given(codes_lists)
+@settings(max_examples=80, deadline=None)
+def test_gini_equals_mean_absolute_difference(rows):
+    counts = np.array(list(Counter(map(tuple, rows)).values()))
+    pairs = np.abs(counts[:, None] - counts[None]).mean()
+    assert gini(rows) == pytest.approx(pairs / (2 * counts.mean()), abs=1e-12)
+
+
+def test_gini_ignores_empty_ids():
+    assert gini(SemanticIds([[0], [9], [0], [9]], (100,))) == 0
+
+
+def test_prefix_entropy_of_a_worked_example():
+    # Level 0: two codes of equal mass, 1 bit. Level 1: within code 0 one of two codes (1 bit),
+    # within code 1 always the same (0 bits): 0.5 bits.
+    assert prefix_entropy([[0, 0], [0, 1], [1, 2], [1, 2]]).tolist() == [1.0, 0.5]
+
+
+@given(codes_lists, st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_prefix_entropy_equals_its_definition(rows, random):
+    weights = np.array([random.choice([0.0, 1.0, 2.5]) for _ in rows])
+    weights[0] = 1.0
+    truth = []
+    for level in range(3):
+        bits = 0.0
+        for prefix in {tuple(row[:level]) for row in rows}:
+            mass = Counter()
+            for row, weight in zip(rows, weights):
+                if tuple(row[:level]) == prefix:
+                    mass[row[level]] += weight
+            within = np.array(list(mass.values()))
+            if within.sum() > 0:
+                bits += within.sum() / weights.sum() * entropy(within, base=2)
+        truth.append(bits)
+    np.testing.assert_allclose(prefix_entropy(rows, weights), truth, atol=1e-12)
+
+
+def test_prefix_entropy_of_a_full_balanced_tree():
+    rows = [[a, b, c] for a in range(8) for b in range(4) for c in range(2)]
+    np.testing.assert_allclose(prefix_entropy(rows), [3, 2, 1])
+    assert prefix_entropy(rows).sum() == pytest.approx(np.log2(len(rows)))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1, -1], [0, 0], [1, np.nan]])
+def test_prefix_entropy_weights(weights):
+    with pytest.raises(InputError, match="weights must be 2 finite numbers"):
+        prefix_entropy([[0], [1]], weights)
+
+
+def test_code_usage_of_a_worked_example():
+    codes = [[0, 1], [2, 1], [0, 3]]
+    assert code_usage(codes, (4, 4)).tolist() == [0.5, 0.5]
+    assert code_usage(SemanticIds(codes, (4, 8))).tolist() == [0.5, 0.25]
+    assert code_usage(codes).tolist() == [2 / 3, 0.5]
+
+
+@pytest.mark.parametrize("measure", [collision_rate, gini, prefix_entropy, code_usage])
+def test_malformed_codes(measure):
+    with pytest.raises(CodesError):
+        measure([[0.5]])
