@@ -334,7 +334,7 @@ _RUN = ["system", "variant", "dataset", "profile"]
 def side_by_side(
     printed: pd.DataFrame | None = None,
     recorded: Iterable[Mapping] = (),
-    live: Iterable[Mapping] = (),
+    live: Iterable[Mapping] | None = None,
     *,
     metrics: Iterable[str] = ("recall@10", "ndcg@10"),
     part: str = "test",
@@ -345,7 +345,7 @@ def side_by_side(
     Args:
         printed: what `printed_cells` returns (rows of it, if only some are wanted).
         recorded: records of the paper profile; averaged over seeds.
-        live: records of the quick profile.
+        live: records of the quick profile; None leaves their column out.
         metrics: which metrics; one row each.
 
     Returns:
@@ -366,7 +366,7 @@ def side_by_side(
         paper = paper[[*key, "paper"]]
     ours = summarise(recorded, metrics, part)[[*key, "value", "std", "seeds", "cut"]]
     ours = ours.rename(columns={"value": "recorded", "std": "recorded_std"})
-    quick = summarise(live, metrics, part)[[*key, "value"]].rename(columns={"value": "quick"})
+    quick = summarise(live or (), metrics, part)[[*key, "value"]].rename(columns={"value": "quick"})
     frame = paper.astype({"paper": float}).merge(ours, on=key, how="outer", sort=False)
     frame = frame.merge(quick, on=key, how="outer", sort=False)
     # An outer merge sorts; bring back the order in which rows were given, the paper's first.
@@ -380,6 +380,8 @@ def side_by_side(
         frame = frame.drop(columns="variant")
     columns = [c for c in key if c in frame]
     columns += ["paper", "recorded", "recorded_std", "seeds", "gap", "quick", "cut"]
+    if live is None:
+        columns.remove("quick")
     return _SideBySide(frame[columns], caption, _SIDE_KINDS)
 
 

@@ -1,0 +1,302 @@
+"""Run records, printed tables, the formatter and the status of the reproduction."""
+
+import json
+import math
+import re
+
+import pandas as pd
+import pytest
+
+from semid_lib import results
+from semid_lib.errors import InputError, RecordError
+
+
+def make_record(system="sasrec", dataset="beauty", seed=0, value=0.05, profile="paper", cut=()):
+    """A complete record whose metrics are all `value`."""
+    metrics = dict.fromkeys(results.METRICS, value)
+    parts = ("validation", "validation_unseen", "test", "test_unseen")
+    return {
+        "system": system, "variant": "default", "dataset": dataset, "dataset_sha256": "0" * 64,
+        "profile": profile, "seed": seed, "metrics": {p: dict(metrics) for p in parts},
+        "intervals": {}, "diagnostics": {}, "cost": {"seconds": 60.0, "stages": {}}, "config": {},
+        "cut": list(cut), "device": "cpu", "versions": {}, "commit": "0", "curve": {},
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- records
+
+
+def test_record_round_trip_and_its_file_name(tmp_path):
+    record = make_record("sasrec*")
+    path = results.write_record(record, tmp_path)
+    assert path.name == "sasrec-star--default--beauty--paper--s0.json"
+    assert results.load_records(tmp_path) == [record]
+
+
+@pytest.mark.parametrize(
+    "text, safe",
+    [("sasrec*", "sasrec-star"), ("../../etc/passwd", "etc-passwd"), ("My Data", "my-data"),
+     ("a/b\\c", "a-b-c"), ("...", "unnamed"), ("atm1-intent0", "atm1-intent0")],
+)  # fmt: skip
+def test_slugs_are_safe_in_a_file_name(text, safe):
+    assert results.slug(text) == safe
+    assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*", safe)
+
+
+def test_records_are_filtered_by_key(tmp_path):
+    for dataset in ("beauty", "toys", "sports"):
+        results.write_record(make_record(dataset=dataset), tmp_path)
+    found = results.load_records(tmp_path, dataset=["beauty", "toys"], system="sasrec")
+    assert [r["dataset"] for r in found] == ["beauty", "toys"]
+    assert results.load_records(tmp_path, system="resid") == []
+
+
+def test_no_records_is_an_empty_list(tmp_path):
+    assert results.load_records(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("key", ["seed", "config", "metrics.test.ndcg@20", "cost.seconds"])
+def test_missing_key_is_named_with_the_file(tmp_path, key):
+    record = make_record()
+    path = results.write_record(record, tmp_path)
+    *way, last = key.split(".")
+    inner = record
+    for step in way:
+        inner = inner[step]
+    del inner[last]
+    path.write_text(json.dumps(record))
+    with pytest.raises(RecordError, match=f"{re.escape(path.name)} lacks '{re.escape(key)}'"):
+        results.load_records(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_cut_short_record_is_refused_by_name(tmp_path, share):
+    path = results.write_record(make_record(), tmp_path)
+    whole = path.read_bytes().rstrip()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(RecordError, match=path.name):
+        results.load_records(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "null"])
+def test_json_that_is_no_record_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(RecordError, match="x.json"):
+        results.load_records(tmp_path)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, "0.1", None, math.nan])
+def test_a_metric_that_is_no_share_is_refused(value):
+    record = make_record()
+    record["metrics"]["test"]["mrr"] = value
+    with pytest.raises(RecordError, match="metrics.test.mrr"):
+        results.check_record(record)
+
+
+def test_renamed_record_is_refused(tmp_path):
+    path = results.write_record(make_record(), tmp_path)
+    path.rename(tmp_path / "other.json")
+    with pytest.raises(RecordError, match="renamed"):
+        results.load_records(tmp_path)
+
+
+def test_missing_record_says_so(tmp_path):
+    with pytest.raises(RecordError, match="no record absent"):
+        results.load_record(tmp_path / "absent.json")
+
+
+def test_a_record_is_never_replaced_silently(tmp_path):
+    record = make_record()
+    path = results.write_record(record, tmp_path)
+    before = path.read_bytes()
+    assert results.write_record(record, tmp_path) == path  # the same content again
+    other = {**record, "commit": "1"}
+    with pytest.raises(RecordError, match="exists and differs"):
+        results.write_record(other, tmp_path)
+    assert path.read_bytes() == before
+    results.write_record(other, tmp_path, force=True)
+    assert results.load_record(path)["commit"] == "1"
+
+
+def test_incomplete_record_is_not_written(tmp_path):
+    with pytest.raises(RecordError, match="lacks"):
+        results.write_record({"system": "x"}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEMID_RESULTS", str(tmp_path))
+    assert results.records_folder() == tmp_path
+    monkeypatch.delenv("SEMID_RESULTS")
+    assert results.records_folder().parts[-2:] == ("book", "results")
+    monkeypatch.setattr(results, "_CHECKOUT", tmp_path)
+    assert results.records_folder().name == "_records"
+
+
+def test_the_committed_records_are_whole():
+    for record in results.load_records():
+        assert record["metrics"]["test"]["recall@5"] <= record["metrics"]["test"]["recall@20"]
+
+
+# ---------------------------------------------------------------- printed tables
+
+
+def test_all_25_tables_are_there_with_their_printed_size():
+    rows = {
+        "resid": [13, 5, 3, 560, 72, 10, 10, 32, 3, 8],
+        "acerec": [176, 88, 48, 64, 6, 30],
+        "r3vae": [168, 168, 3, 5, 3, 7, 4, 5, 3],
+    }
+    for paper, sizes in rows.items():
+        assert [len(results.paper_table(paper, n + 1)) for n in range(len(sizes))] == sizes
+
+
+def test_printed_cells_that_were_read_off_the_papers():
+    t4 = results.paper_table("resid", 4).set_index(["model", "dataset", "metric"])["value"]
+    assert t4["ReSID", "IS", "R@10"] == 0.0512 and t4["SASRec*", "IS", "R@10"] == 0.0538
+    t6 = results.paper_table("r3vae", 6).set_index("method")
+    assert t6.loc["RQ-VAE", "CR"] == 48.99
+    assert results.paper_table("acerec", 5)["n_interactions"].sum() == 260739 + 176139 + 148185 + (
+        10261 + 53258 + 160792
+    )
+
+
+def test_as_printed_keeps_trailing_zeros():
+    t3 = results.paper_table("acerec", 3, as_printed=True)
+    assert "0.0490" in set(t3["value"])
+    assert results.paper_table("acerec", 3)["value"].dtype == float
+
+
+@pytest.mark.parametrize("paper, number", [("resid", 11), ("tiger", 1), ("acerec", 0)])
+def test_unknown_table_lists_the_known_ones(paper, number):
+    with pytest.raises(InputError, match="resid.10"):
+        results.paper_table(paper, number)
+
+
+def test_long_form_names_our_systems_and_data():
+    cells = results.printed_cells("acerec", 1)
+    ours = cells[(cells["system"] == "sasrec") & (cells["dataset"] == "beauty")]
+    assert dict(zip(ours["metric"], ours["paper"])) == {
+        "recall@5": 0.0387, "ndcg@5": 0.0249, "recall@10": 0.0605, "ndcg@10": 0.0318,
+    }  # fmt: skip
+    assert "Improv._pct" not in set(cells["model"])
+
+
+def test_resids_sets_are_not_taken_for_ours():
+    cells = results.printed_cells("resid", 4)
+    assert cells["dataset"].isna().all() and set(cells["system"].dropna()) == {
+        "resid", "sasrec", "sasrec*",
+    }  # fmt: skip
+
+
+def test_wide_tables_become_long_and_others_empty():
+    wide = results.printed_cells("r3vae", 9)
+    assert set(wide["metric"]) == {"recall@10", "ndcg@10"} or wide.empty
+    ablation = results.printed_cells("r3vae", 8)
+    assert len(ablation) == 5 * 6 and set(ablation["dataset"]) == {"beauty"}
+    assert results.printed_cells("resid", 6).empty
+
+
+# ---------------------------------------------------------------- the formatter
+
+
+@pytest.mark.parametrize(
+    "value, kind, text",
+    [
+        (0.0605, "metric", "0.0605"), (0.1, "metric", "0.1000"), (12101, "count", "12,101"),
+        (-0.0318, "percent", "−3.2 %"), (0.05, "percent", "+5.0 %"), (0.05, "share", "5.0 %"),
+        (0.25, "seconds", "250 ms"), (59.96, "seconds", "60.0 s"), (125, "seconds", "2 min 05 s"),
+        (7500, "seconds", "2 h 05 min"), (1.5e9, "bytes", "1.5 GB"), (3e6, "bytes", "3 MB"),
+        (None, "metric", "not run"), (math.nan, "seconds", "not run"), ("as is", "metric", "as is"),
+        (1.98765, "real", "1.988"),
+    ],
+)  # fmt: skip
+def test_format_number(value, kind, text):
+    assert results.format_number(value, kind) == text
+
+
+def test_table_as_text_and_html_escapes_and_folds_the_spread():
+    frame = pd.DataFrame({"name": ["<b>"], "x": [0.5], "x_std": [0.01], "n": [1234]})
+    shown = results.table(frame, "A & B", {"x": "metric"})
+    assert "0.5000 ± 0.0100" in str(shown) and "1,234" in str(shown)
+    assert "x_std" not in str(shown)
+    page = shown._repr_html_()
+    assert "<caption>A &amp; B</caption>" in page and "&lt;b&gt;" in page and "<b>" not in page
+
+
+# ---------------------------------------------------------------- side by side
+
+
+def rows_of(shown):
+    frame = shown.frame.set_index(["system", "dataset", "metric"])
+    return frame, shown.formatted().set_index(["system", "dataset", "metric"])
+
+
+def test_side_by_side_averages_seeds_and_measures_the_gap():
+    printed = results.printed_cells("acerec", 1)
+    printed = printed[printed["system"].notna()]
+    records = [
+        make_record(seed=s, value=v, cut=("few epochs",)) for s, v in enumerate((0.05, 0.07))
+    ]
+    records.append(make_record("markov", value=0.04))
+    live = [make_record(dataset="ml-100k", profile="quick", value=0.2)]
+    frame, text = rows_of(results.side_by_side(printed, records, live, metrics=["recall@10"]))
+    row = frame.loc["SASRec", "beauty", "recall@10"]
+    assert row["paper"] == 0.0605 and row["seeds"] == 2 and row["cut"] == "few epochs"
+    assert row["recorded"] == pytest.approx(0.06)
+    assert row["recorded_std"] == pytest.approx(0.02 / math.sqrt(2))
+    assert row["gap"] == pytest.approx(0.06 / 0.0605 - 1)
+    shown = text.loc["SASRec", "beauty", "recall@10"]
+    assert shown["recorded"] == "0.0600 ± 0.0141" and shown["quick"] == "not run"
+    assert shown["gap"] == "−0.8 %"
+    # A row the paper prints and we did not run; ours that the paper does not print; live only.
+    assert text.loc["SASRec", "toys", "recall@10"]["recorded"] == "not run"
+    assert text.loc["Markov chain", "beauty", "recall@10"]["paper"] == "none"
+    assert text.loc["SASRec", "ml-100k", "recall@10"]["quick"] == "0.2000"
+    assert list(frame.index)[0] == ("SASRec", "sports", "recall@10")  # the paper's order
+
+
+def test_side_by_side_without_anything_is_an_empty_table():
+    assert results.side_by_side().frame.empty
+
+
+def test_side_by_side_reads_the_part_that_is_asked_for():
+    record = make_record(value=0.1)
+    record["metrics"]["test_unseen"]["recall@10"] = 0.3
+    for part, value in (("test", 0.1), ("test_unseen", 0.3)):
+        shown = results.side_by_side(None, [record], metrics=["recall@10"], part=part)
+        assert shown.frame["recorded"].tolist() == [value]
+
+
+# ---------------------------------------------------------------- status
+
+
+def test_status_counts_25_tables_and_24_figures():
+    frame = results.status([])
+    counts = frame.groupby(["paper", "kind"]).size().to_dict()
+    assert counts == {
+        ("resid", "table"): 10, ("resid", "figure"): 8, ("acerec", "table"): 6,
+        ("acerec", "figure"): 12, ("r3vae", "table"): 9, ("r3vae", "figure"): 4,
+    }  # fmt: skip
+    for (_paper, _kind), group in frame.groupby(["paper", "kind"]):
+        assert group["number"].tolist() == list(range(1, len(group) + 1))
+    assert frame["title"].is_unique
+    assert set(frame["state"]) <= {"live", "recorded", "partly", "not yet", "not possible"}
+    assert (frame.loc[frame["state"] == "not possible", "note"] != "").all()
+
+
+def test_status_counts_the_printed_numbers():
+    cells = results.status([]).query("kind == 'table'").set_index(["paper", "number"])["cells"]
+    assert cells["resid", 4] == 560 and cells["acerec", 1] == 176
+    assert cells["resid", 7] == 30 and cells["acerec", 5] == 24 and cells["r3vae", 6] == 35
+    assert cells["resid", 8] == 32 and cells["r3vae", 9] == 12
+
+
+def test_status_follows_the_records():
+    before = results.status([]).set_index(["paper", "kind", "number"])
+    after = results.status([make_record()]).set_index(["paper", "kind", "number"])
+    key = ("acerec", "table", 1)
+    assert before.loc[key, "ours"] == 0 and before.loc[key, "state"] == "not yet"
+    assert after.loc[key, "ours"] == 4 and after.loc[key, "state"] == "partly"
+    other = after.drop(index=key)
+    pd.testing.assert_frame_equal(other, before.drop(index=key))
