@@ -193,7 +193,7 @@ def ranks_from_lists(items, targets, scores=None, histories=None) -> Ranks:
     live = items >= 0
     _refuse_nan(scores, live)
     if histories is not None:
-        size = int(max(items.max(), max(int(np.max(h)) for h in histories if len(h)))) + 1
+        size = 1 + int(max(items.max(), *(np.max(h, initial=0) for h in histories)))
         row, item = _seen_pairs(histories, size)
         keys = np.where(live, np.arange(len(items))[:, None] * size + items, -1)
         live = live & ~np.isin(keys, row * size + item)
@@ -449,6 +449,11 @@ def _rank_batch(recommender, histories, targets, cut) -> dict[str, Ranks]:
     if cut is None:
         scores = np.asarray(recommender._scores(histories))
         _check_scores(scores, len(histories))
+        if scores.shape[1] != recommender.num_items_fitted:
+            raise InputError(
+                f"{type(recommender).__name__} gave {scores.shape[1]} scores a user for a catalogue "
+                f"of {recommender.num_items_fitted} items: is padding among them?"
+            )
         return _ranks_by_rule(scores, targets, histories)
     items, scores = recommender._generate(histories, cut, False)
     return {

@@ -354,6 +354,10 @@ class TestEvaluate:
             evaluate(Scorer().fit(split), small_split(num_items=30), "test")
         with pytest.raises(InputError, match="cut-offs"):
             evaluate(Scorer().fit(split), split, "test", ks=(0,))
+        padded = Scorer().fit(split)
+        padded.table_ = np.zeros((25, 26))
+        with pytest.raises(InputError, match="Scorer gave 26 scores a user"):
+            evaluate(padded, split, "test")
         broken = Scorer().fit(split)
         broken.table_[:] = np.nan
         with pytest.raises(InputError, match="NaN"):

@@ -1,7 +1,12 @@
 """What every recommender shares: errors at the boundary, ids, ties, files."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+
+import semid_lib.recommenders
 
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import (
@@ -180,3 +185,19 @@ def test_a_file_of_another_model(tmp_path):
 def test_nothing_to_save(tmp_path):
     with pytest.raises(TypeError, match="nothing to save"):
         Writer().fit(split_of()).save(tmp_path / "x")
+
+
+def test_the_subpackage_imports_nothing_heavy():
+    code = (
+        "import sys, semid_lib.recommenders;"
+        "print(*{'torch', 'sklearn', 'scipy', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_names_of_the_subpackage():
+    assert semid_lib.recommenders.Recommender is Recommender
+    assert set(dir(semid_lib.recommenders)) >= {"Popularity", "MarkovChain", "ItemKNN", "SASRec"}
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        semid_lib.recommenders.Nothing  # noqa: B018
