@@ -451,8 +451,8 @@ def _rank_batch(recommender, histories, targets, cut) -> dict[str, Ranks]:
         _check_scores(scores, len(histories))
         if scores.shape[1] != recommender.num_items_fitted:
             raise InputError(
-                f"{type(recommender).__name__} gave {scores.shape[1]} scores a user for a catalogue "
-                f"of {recommender.num_items_fitted} items: is padding among them?"
+                f"{type(recommender).__name__} gave {scores.shape[1]} scores a user for "
+                f"{recommender.num_items_fitted} items: is padding among them?"
             )
         return _ranks_by_rule(scores, targets, histories)
     items, scores = recommender._generate(histories, cut, False)

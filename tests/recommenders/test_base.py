@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import semid_lib.recommenders
-
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import (
     CheckpointError,
