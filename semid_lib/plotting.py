@@ -55,8 +55,8 @@ _STYLES = {
     "MQ": (BLUE, "X", _MIXED),
     # The floors.
     "Popularity": (GREY, "x", _DOTTED),
-    "MarkovChain": (GREY, "+", _DASHED),
-    "ItemKNN": (GREY, "*", _MIXED),
+    "Markov chain": (GREY, "+", _DASHED),
+    "Item-kNN": (GREY, "*", _MIXED),
 }
 METHOD_STYLE: dict[str, dict[str, str]] = {
     name: {"color": colour, "marker": marker, "linestyle": dash}

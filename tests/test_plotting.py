@@ -27,11 +27,17 @@ def test_no_two_methods_look_alike():
     resid = "HGN SASRec BERT4Rec S3-Rec HGN* SASRec* BERT4Rec* S3-Rec* TIGER LETTER EAGER UNGER"
     acerec = "HGN SASRec S3-Rec ICLRec ELCRec TIGER ETEGRec ActionPiece RPG ACERec"
     r3vae = "VQ-VAE RQ-VAE KMeans OPQ-KMeans R-KMeans MQ R3-VAE"
-    floors = " Popularity MarkovChain ItemKNN"
+    floors = ["Popularity", "Markov chain", "Item-kNN"]
     for names in (resid + " ETEGRec ReSID", acerec, r3vae):
-        styles = [plotting.method_style(name) for name in (names + floors).split()]
+        styles = [plotting.method_style(name) for name in names.split() + floors]
         looks = [(style["marker"], style["linestyle"]) for style in styles]
         assert len(set(looks)) == len(looks), names
+
+
+def test_every_system_has_a_style():
+    from semid_lib.systems import SYSTEMS
+
+    assert {system.title for system in SYSTEMS.values()} <= set(plotting.METHOD_STYLE)
 
 
 def test_style_is_a_copy_and_unknown_methods_are_named():

@@ -1,0 +1,78 @@
+# `make book` and `make test` need nothing but Python 3.11 to 3.13 and a network for the first set-up.
+
+SHELL := /bin/sh
+BIN := .venv/bin
+PAGE := _build/html/index.html
+
+# The first Python on the PATH that fits and can make virtual environments.
+FITS := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	if $$p -c "$(FITS)" >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+# Compared numbers are computed in one thread, so let processes not fight for the cores.
+export OMP_NUM_THREADS ?= 1
+
+.NOTPARALLEL:
+.PHONY: help book test environment data run check html lint unit notebooks pages serve bench clean
+
+help:
+	@echo "make book             set up, execute what is stale, build the pages, say what to open"
+	@echo "make test             set up and run every check"
+	@echo "make run [CHAPTER=01] execute the stale chapters, or one chapter in any case"
+	@echo "make check            check the stored notebooks without executing them"
+	@echo "make html             build and check the pages from the stored notebooks"
+	@echo "make serve            serve the built pages on http://localhost:8000 (full search)"
+	@echo "make bench            time the library's hot paths"
+	@echo "make clean            remove what was built (not .venv, not the data)"
+
+book: environment data
+	$(BIN)/python scripts/notebooks.py run
+	@$(MAKE) --no-print-directory html
+	@echo "The book is built. Open $(CURDIR)/$(PAGE)"
+	@echo "(or \`make serve\`, where search also shows excerpts)"
+
+test: environment data lint check unit notebooks html pages
+
+environment:
+	@if [ -z "$(PYTHON)" ]; then \
+	echo "No Python 3.11, 3.12 or 3.13 with the venv module was found on the PATH."; \
+	echo "Install one (Debian and Ubuntu: apt-get install python3 python3-venv),"; \
+	echo "or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; fi
+	@$(PYTHON) scripts/environment.py
+
+data: environment
+	@$(BIN)/semid data fetch ml-100k
+
+run: environment
+	$(BIN)/python scripts/notebooks.py run $(if $(CHAPTER),$(CHAPTER) --force)
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/copies.py check
+
+check: environment
+	$(BIN)/python scripts/notebooks.py check
+
+unit: environment
+	$(BIN)/python -m pytest tests --ignore=tests/book/test_browser.py -n 2 -q
+
+notebooks: environment
+	$(BIN)/python -m pytest --nbval notebooks -n 2 -q
+
+html: environment
+	rm -rf _build/html
+	$(BIN)/jupyter-book build . -W -n --keep-going -q
+	$(BIN)/python scripts/check_html.py _build/html
+
+pages: html
+	$(BIN)/python -m pytest tests/book/test_browser.py -q
+
+serve: html
+	$(BIN)/python -m http.server --directory _build/html 8000
+
+bench: environment
+	$(BIN)/python -m pytest tests/benchmarks -q -s -p no:xdist
+
+clean:
+	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,103 @@
+"""What the pages need beyond Jupyter Book: generated parts, plain docstrings, no unused loader."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from docstrings import to_rst
+
+from semid_lib import results
+
+STATUS, API = "book/status", "book/api"
+STATES = ("live", "recorded", "partly", "not yet", "not possible")
+
+
+def status_text(pages) -> str:
+    """The reproduction status as one table a paper, from records and chapters.
+
+    Chapters that are in `pages` are linked.
+    """
+    table = results.status()
+    kinds, states = table["kind"].value_counts(), table["state"].value_counts()
+    counted = ", ".join(f"{states.get(state, 0)} {state}" for state in STATES)
+    lines = [f"Of {kinds['table']} tables and {kinds['figure']} figures: {counted}.", ""]
+    for paper, rows in table.groupby("paper", sort=False):
+        lines += [f"## {results.PAPERS[paper]}", ""]
+        lines += ["| item | what it shows | state | numbers | where |"]
+        lines += ["| --- | --- | --- | ---: | --- |"]
+        for row in rows.itertuples():
+            shown = f"{row.title}. *{row.note}.*" if row.note else row.title
+            numbers = f"{row.ours} of {row.cells}" if row.cells else ""
+            page = f"notebooks/{row.chapter}"
+            where = f"{{doc}}`{row.chapter[:2]} </{page}>`" if page in pages else ""
+            cells = [f"{row.kind.title()} {row.number}", shown, row.state, numbers, where]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def public_modules() -> list[str]:
+    """Every module of the library that has something public of its own, packages first."""
+    import semid_lib
+
+    names = []
+    for info in pkgutil.walk_packages(semid_lib.__path__, "semid_lib."):
+        module = importlib.import_module(info.name)
+        own = [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and getattr(value, "__module__", None) == info.name
+            and getattr(value, "__doc__", None)
+        ]
+        if own and not info.name.split(".")[-1].startswith("_"):
+            names.append(info.name)
+    return sorted(names, key=lambda name: (name.count(".") == 1, name))
+
+
+def api_text(pages) -> str:
+    """The reference: a section for each module, filled by autodoc from its docstrings."""
+    lines = []
+    for name in public_modules():
+        anchor = "api-" + name.removeprefix("semid_lib.").replace(".", "-").replace("_", "-")
+        lines += [f"({anchor})=", f"## `{name}`", "", "```{eval-rst}"]
+        lines += [f".. automodule:: {name}", "   :members:", "   :show-inheritance:", "```", ""]
+    return "\n".join(lines)
+
+
+def fill_page(app, docname, source) -> None:
+    """Put the generated part of a page where the page says `% generated`."""
+    parts = {STATUS: status_text, API: api_text}
+    if docname in parts:
+        source[0] = source[0].replace("% generated", parts[docname](app.env.found_docs))
+
+
+def always_read(app, env, added, changed, removed):
+    """Read the generated pages in every build: their sources are not files that Sphinx knows."""
+    return [name for name in (STATUS, API) if name in env.found_docs]
+
+
+def convert_docstring(app, what, name, obj, options, lines) -> None:
+    """Hand autodoc a docstring of our style as reStructuredText."""
+    lines[:] = to_rst("\n".join(lines)).split("\n")
+
+
+def drop_thebe(app, pagename, templatename, context, doctree) -> None:
+    """Leave out the live-code loader: nothing uses it, and it is fetched from another site."""
+
+    def is_loader(file) -> bool:
+        attributes = getattr(file, "attributes", {})
+        return "thebe" in f"{getattr(file, 'filename', file)} {attributes.get('body')}".lower()
+
+    files = context.get("script_files", [])
+    context["script_files"] = [file for file in files if not is_loader(file)]
+
+
+def setup(app) -> dict:
+    """Register with Sphinx."""
+    app.connect("source-read", fill_page)
+    app.connect("env-get-outdated", always_read)
+    app.connect("autodoc-process-docstring", convert_docstring)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
