@@ -55,10 +55,10 @@ check: environment
 	$(BIN)/python scripts/notebooks.py check
 
 unit: environment
-	$(BIN)/python -m pytest tests --ignore=tests/book/test_browser.py -n 2 -q
+	$(BIN)/python -m pytest tests --ignore=tests/book/test_browser.py -n 2 --dist loadfile -q
 
 notebooks: environment
-	$(BIN)/python -m pytest --nbval notebooks -n 2 -q
+	$(BIN)/python -m pytest --nbval notebooks -n 2 --dist loadfile -q
 
 html: environment
 	rm -rf _build/html

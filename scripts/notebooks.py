@@ -65,9 +65,9 @@ def declared_data(path: Path) -> list[str]:
 
 def missing_data(path: Path) -> list[str]:
     """The datasets that a chapter needs and this machine does not hold."""
-    from semid_lib.data.sources import is_local
+    from semid_lib.data.sources import local_folder
 
-    return [name for name in declared_data(path) if not is_local(name)]
+    return [name for name in declared_data(path) if local_folder(name) is None]
 
 
 def read_source(path: Path) -> nbformat.NotebookNode:
