@@ -33,7 +33,7 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         for_x = _PRODUCT(grad, weight.T) if ctx.needs_input_grad[0] else None
         for_weight = None
-        if ctx.needs_input_grad[1]:  # oneDNN copies the first operand slowly: let it be the small one
+        if ctx.needs_input_grad[1]:  # the first operand is copied slowly: the smaller goes first
             small = x.shape[1] <= grad.shape[1]
             for_weight = _PRODUCT(x.T, grad.T).T if small else _PRODUCT(grad.T, x.T)
         return for_x, for_weight

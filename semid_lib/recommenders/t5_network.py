@@ -26,7 +26,8 @@ class T5(nn.Module):
 
     Args:
         level_sizes: K_l, the number of codes of each of the L levels. Token 0 is padding and
-            starts the decoder; code c of level l is token 1 + K_0 + ... + K_{l-1} + c.
+            starts the decoder; code c of level l is token 1 + K_0 + ... + K_{l-1} + c; the
+            last token, `end`, may close a history.
         dim: width D. num_layers: of each stack. num_heads, head_dim: attention.
         ffn_dim: feed-forward width. dropout: rate in [0, 1).
 
@@ -48,13 +49,14 @@ class T5(nn.Module):
         super().__init__()
         if min(dim, num_layers, num_heads, head_dim, ffn_dim) < 1 or not 0 <= dropout < 1:
             raise InputError(
-                f"dim {dim}, num_layers {num_layers}, num_heads {num_heads}, head_dim {head_dim} and "
-                f"ffn_dim {ffn_dim} must be at least 1, and dropout {dropout} in [0, 1)"
+                f"dim {dim}, num_layers {num_layers}, num_heads {num_heads}, head_dim {head_dim} "
+                f"and ffn_dim {ffn_dim} must be at least 1, and dropout {dropout} in [0, 1)"
             )
         self.level_sizes = tuple(level_sizes)
         self.first_token = [1 + sum(self.level_sizes[:level]) for level in range(len(level_sizes))]
         self.num_heads, self.head_dim = num_heads, head_dim
-        self.embedding = nn.Embedding(1 + sum(self.level_sizes), dim)
+        self.end = 1 + sum(self.level_sizes)
+        self.embedding = nn.Embedding(self.end + 1, dim)
         self.encoder_bias = nn.Embedding(BUCKETS, num_heads)
         self.decoder_bias = nn.Embedding(BUCKETS, num_heads)
         sizes = (dim, num_heads, head_dim, ffn_dim, dropout)
@@ -99,7 +101,7 @@ class T5(nn.Module):
         return self.dropout(self.decoder_norm(x))
 
     def logits(self, states: Tensor, level: int | None = None) -> Tensor:
-        """Logits of states `[..., D]`: `[..., K_level]`, or `[..., V]` over the whole vocabulary."""
+        """Logits of states `[..., D]`: `[..., K_level]`, or `[..., V]` over all V tokens."""
         weight = self.embedding.weight
         if level is not None:
             first = self.first_token[level]
@@ -169,7 +171,8 @@ class Decoding:
         """
         users, beams = tokens.shape
         if parents is not None:
-            self.slots = self.slots.gather(1, parents[:, :, None].expand(-1, -1, self.slots.shape[2]))
+            chosen = parents[:, :, None].expand(-1, -1, self.slots.shape[2])
+            self.slots = self.slots.gather(1, chosen)
         begin, self.used = self.used, self.used + beams
         own = torch.arange(begin, self.used, device=tokens.device).expand(users, -1)
         self.slots = torch.cat([self.slots, own[:, :, None]], 2)
@@ -197,11 +200,8 @@ class Layer(nn.Module):
             self.cross_norm, self.cross_q = RMSNorm(dim), _linear(dim, width)
             self.cross_kv, self.cross_out = _linear(dim, 2 * width), _linear(width, dim)
             nn.init.normal_(self.cross_q.weight, std=(dim * head_dim) ** -0.5)
-        self.ffn_norm, self.wide, self.narrow = (
-            RMSNorm(dim),
-            _linear(dim, ffn_dim),
-            _linear(ffn_dim, dim),
-        )
+        self.ffn_norm = RMSNorm(dim)
+        self.wide, self.narrow = _linear(dim, ffn_dim), _linear(ffn_dim, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x, bias, memory=None, padding=None):

@@ -1,0 +1,283 @@
+"""T5Recommender: writes the next item's semantic ID, given those of the history (SPEC 14)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from semid_lib.codes import SemanticIds
+from semid_lib.data.splits import Split
+from semid_lib.errors import CodesError, InputError
+from semid_lib.evaluation import ranks_from_lists
+from semid_lib.recommenders.base import PADDING, Recommender
+from semid_lib.recommenders.beam import beam_search
+from semid_lib.recommenders.t5_network import T5
+from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.training import train
+
+_USERS_AT_ONCE = {"cpu": 32, "cuda": 512}  # on a CPU, what the caches hold
+
+
+class T5Recommender(Recommender):
+    """Generate the next item code by code with a small T5, restricted to IDs that exist.
+
+    p(item | history) = prod_l p(c_l | history, c_0..c_{l-1}), each factor a softmax over the
+    codes of level l; trained by the mean cross-entropy of the L codes with teacher forcing, on
+    one sample per (user, target t >= 2) of the train part; decoded by constrained beam search.
+    Source: TIGER (Rajput et al. 2023), in the setting of ReSID 4.1, whose values are the defaults.
+
+    Args:
+        dim, num_layers, num_heads, head_dim, ffn_dim, dropout: see `T5`; layers of each stack.
+        learning_rate, weight_decay: of AdamW; the rate falls to 0 along a cosine.
+        warmup: share of the steps in which the rate rises. clip: largest gradient norm.
+        epochs, batch_size: at most so many epochs, of batches of so many samples.
+        max_history: items of the history that count, the newest.
+        num_beams: prefixes kept at each level, and the longest list that can be recommended.
+        patience: epochs without a better validation NDCG@10 before the training stops.
+        samples_per_epoch: draw only so many samples each epoch.
+        validate_users: so many users, drawn by the seed, are asked after each epoch; None: all;
+            0: none, then the last epoch's weights are kept.
+        device: "auto", "cpu", "cuda", "cuda:N". precision: "float32", "float64", "bfloat16",
+            "float16" (the last two for the steps of the training alone) or "auto".
+        random_state: seed of the weights, the batches and the dropout.
+
+    Attributes:
+        sids_: the `SemanticIds` given to `fit`. network_: the fitted `T5`.
+        history_: `training.History`; its epochs hold `ndcg@10` and `recall@10` of the validation.
+
+    Raises:
+        InputError: settings out of range. CodesError: see `fit`.
+
+    Deviates: a 1 % warm-up and clipping at norm 1, which ReSID does not state (SPEC 14). No
+    user tokens (TIGER's 2,000 hashed users; ReSID is silent), because `recommend` knows no users.
+    No end token: all IDs have L codes.
+
+    Cost: O(T L (D^2 + T L D)) per sample and layer, T items in the history; padding is not
+    computed, since histories of like length share a batch.
+
+    Example:
+        >>> model = T5Recommender(epochs=20).fit(split, sids)    # doctest: +SKIP
+        >>> model.recommend([[3, 14, 15]], k=5)                  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        dim: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        head_dim: int = 32,
+        ffn_dim: int = 512,
+        dropout: float = 0.1,
+        learning_rate: float = 5e-3,
+        weight_decay: float = 1e-5,
+        warmup: float = 0.01,
+        clip: float | None = 1.0,
+        epochs: int = 500,
+        batch_size: int = 2048,
+        max_history: int = 32,
+        num_beams: int = 50,
+        end_token: bool = True,
+        patience: int | None = 20,
+        samples_per_epoch: int | None = None,
+        validate_users: int | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        random_state: int = 0,
+    ):
+        self.dim = dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.ffn_dim = ffn_dim
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.clip = clip
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.max_history = max_history
+        self.num_beams = num_beams
+        self.end_token = end_token
+        self.patience = patience
+        self.samples_per_epoch = samples_per_epoch
+        self.validate_users = validate_users
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+
+    def fit(
+        self,
+        split: Split,
+        sids: SemanticIds | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        deadline: float | None = None,
+        progress: bool | None = None,
+    ) -> T5Recommender:
+        """Train on the train part of `split`; keep the epoch of the best validation NDCG@10.
+
+        Args:
+            split: only its train part, and the validation targets to choose the epoch.
+            sids: the codes of all N items.
+            checkpoint, deadline, progress: see `training.train`.
+
+        Raises:
+            InputError: no `sids`, or settings out of range.
+            CodesError: `sids` of another catalogue.
+            TrainingPaused: the deadline came; fit again with the same checkpoint to go on.
+        """
+        self._check(split, sids)
+        self._see(split)
+        device = resolve_device(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_state)
+            self._build(sids, device)
+        items = torch.as_tensor(split.items, device=device)
+        start, target = (
+            torch.as_tensor(rows, device=device) for rows in split.windows(self.max_history)
+        )
+        steps = torch.arange(self.max_history, device=device)
+
+        def loss(samples):
+            begin, end = start[samples, None], target[samples, None]
+            length = end - begin
+            row = begin + steps[: int(length.max())]
+            item = items[row.clamp(max=len(items) - 1)].masked_fill_(row >= end, self.num_items_)
+            return self.network_.loss(self._history(item, length), self._tokens[items[end[:, 0]]])
+
+        validate, patience = self._validation(split), self.patience
+        identity = {k: v for k, v in self.get_params().items() if k != "device"}
+        identity["data"] = split.data.sha256
+        identity["codes"] = hashlib.sha256(sids.tokens.tobytes()).hexdigest()
+        self.history_ = train(
+            self.network_, loss, len(target), epochs=self.epochs, batch_size=self.batch_size,
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay, warmup=self.warmup,
+            clip=self.clip, samples_per_epoch=self.samples_per_epoch,
+            lengths=(target - start).cpu().numpy(), validate=validate,
+            monitor="ndcg@10" if validate else "", patience=patience if validate else None,
+            precision=resolve_precision(self.precision, device), device=device,
+            seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
+            label="T5", identity=identity,
+        )  # fmt: skip
+        return self
+
+    def num_parameters(self, embedding: bool = False) -> int:
+        """Count the fitted network's parameters, without token embeddings unless asked (Fig. 4)."""
+        self.num_items_fitted  # noqa: B018 - raises when not fitted
+        return self.network_.num_parameters(embedding)
+
+    def _check(self, split, sids):
+        if sids is None:
+            raise InputError(
+                "T5Recommender.fit needs semantic IDs: fit(split, sids), where sids = "
+                "SemanticIds(codes) and codes [N, L] come from a quantizer such as GAOQ"
+            )
+        if sids.num_items != split.num_items:
+            raise CodesError(
+                f"the semantic IDs are of {sids.num_items} items, but the split's catalogue has "
+                f"{split.num_items}: were they made from another dataset?"
+            )
+        for name in ("max_history", "num_beams"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.validate_users is not None and self.validate_users < 0:
+            raise InputError(f"validate_users is {self.validate_users}, but must be 0 or more")
+
+    def _build(self, sids, device, dtype=torch.float32):
+        """Make the network (random weights) and what is looked up on the device."""
+        self.sids_ = sids
+        self.network_ = T5(
+            sids.level_sizes, dim=self.dim, num_layers=self.num_layers, num_heads=self.num_heads,
+            head_dim=self.head_dim, ffn_dim=self.ffn_dim, dropout=self.dropout,
+        ).to(device, dtype)  # fmt: skip
+        padded = np.pad(sids.tokens, ((0, 1), (0, 0)))  # row N: padding
+        self._tokens = torch.as_tensor(padded, device=device)
+        # Items that share an ID tie: they stand in a fixed pseudo-random order.
+        trie = sids.trie
+        leaf = np.repeat(np.arange(trie.num_leaves), trie.num_children[-1])
+        mixed = np.random.default_rng(0).permutation(sids.num_items)
+        order = np.lexsort((mixed[trie.leaf_items], leaf))
+        self._leaf_items = torch.as_tensor(trie.leaf_items[order], device=device)
+
+    def _history(self, items, length):
+        """Tokens `[B, T L + 1]` of items `[B, T]` (N: padding), closed after `length` `[B, 1]`."""
+        tokens = self._tokens[items].flatten(1)
+        if not self.end_token:
+            return tokens
+        tokens = torch.nn.functional.pad(tokens, (0, 1))
+        return tokens.scatter_(1, length * self.sids_.num_levels, self.network_.end)
+
+    def _validation(self, split):
+        """Return a function that measures the network on the validation users, or None."""
+        users = np.arange(len(split.users))
+        if self.validate_users is not None and self.validate_users < len(users):
+            rng = np.random.default_rng(self.random_state)
+            users = np.sort(rng.choice(users, self.validate_users, replace=False))
+        if len(users) == 0:
+            return None
+        everyone = split.histories("validation")
+        histories, targets = [everyone[u] for u in users], split.targets["validation"][users]
+        longest = min(self.num_beams, self.num_items_)
+
+        def validate():
+            items, scores = self._generate(histories, longest, False)
+            ranks = ranks_from_lists(items, targets, scores)
+            return {name: float(getattr(ranks, name)(10).mean()) for name in ("ndcg", "recall")}
+
+        return lambda: {f"{name}@10": value for name, value in validate().items()}
+
+    @torch.no_grad()
+    def _generate(self, histories, k, exclude_history):
+        """Beam search. `exclude_history` takes items out of the list, which is not refilled."""
+        if k > self.num_beams:
+            raise InputError(
+                f"k is {k}, but the search keeps {self.num_beams} beams and can return no more "
+                "items: set num_beams (also after fit) to k or more"
+            )
+        network = self.network_.eval()
+        device = self._tokens.device
+        items = np.full((len(histories), k), PADDING)
+        scores = np.full((len(histories), k), -np.inf)
+        recent = [history[-self.max_history :] for history in histories]
+        order = np.argsort([len(history) for history in recent], kind="stable")
+        size = _USERS_AT_ONCE.get(device.type, 512)
+        for rows in (order[begin : begin + size] for begin in range(0, len(order), size)):
+            length = np.array([len(recent[row]) for row in rows])[:, None]
+            block = np.full((len(rows), length.max()), self.num_items_)
+            block[np.arange(length.max()) < length] = np.concatenate([recent[row] for row in rows])
+            block, length = (torch.as_tensor(a, device=device) for a in (block, length))
+            memory, padding = network.encode(self._history(block, length))
+            leaves, score = beam_search(network, memory, padding, self.sids_.trie, self.num_beams)
+            found, value = (t.cpu().numpy() for t in self._items_of(leaves, score))
+            if exclude_history:
+                seen = [np.isin(line, histories[row]) for line, row in zip(found, rows)]
+                found, value = np.where(seen, PADDING, found), np.where(seen, -np.inf, value)
+            first = np.argsort(found == PADDING, axis=1, kind="stable")[:, :k]
+            items[rows, : first.shape[1]] = np.take_along_axis(found, first, 1)
+            scores[rows, : first.shape[1]] = np.take_along_axis(value, first, 1)
+        return items, scores
+
+    def _items_of(self, leaves, score):
+        """The items of leaves `[B, W]`, `[B, W C]` (C: most items of one ID), with their scores."""
+        trie = self.sids_.trie.tensors(leaves.device)
+        slot = torch.arange(trie.max_children[-1], device=leaves.device)
+        live = slot < trie.num_children[-1][leaves][:, :, None]
+        item = self._leaf_items[trie.first_child[-1][leaves][:, :, None] + slot * live]
+        value = score[:, :, None].expand(item.shape).masked_fill(~live, -torch.inf)
+        return item.masked_fill(~live, PADDING).flatten(1), value.flatten(1)
+
+    def _state(self):
+        weights = {f"network.{n}": t for n, t in self.network_.state_dict().items()}
+        codes = torch.from_numpy(self.sids_.codes)
+        return {**weights, "codes": codes, "level_sizes": torch.tensor(self.sids_.level_sizes)}
+
+    def _restore(self, tensors):
+        sids = SemanticIds(tensors["codes"].numpy(), tensors["level_sizes"].tolist())
+        state = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
+        self._build(sids, resolve_device(self.device), state["embedding.weight"].dtype)
+        self.network_.load_state_dict(state)
+        self.network_.eval()
