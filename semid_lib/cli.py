@@ -101,7 +101,9 @@ def run_command(
         "precision": precision, "overrides": parse_settings(set_ or []),
     }  # fmt: skip
     if dry_run:
-        print(pipeline.estimate(system, dataset, **settings))
+        from semid_lib.dry_run import estimate
+
+        print(estimate(system, dataset, **settings))
         return
     keep = profile == "paper" if record is None else record
     if keep and not force:

@@ -75,10 +75,11 @@ def run(
         UnorderedError: the data carry no order. InputError: see `systems.plan`.
         CheckpointError: `folder` holds another run's work.
     """
-    data = _load(dataset)
-    plan = systems.plan(system, data, profile, variant, overrides)
-    device, precision = resolve(device, precision, profile)
-    work = _Work(plan, data, seed, device, precision, folder, deadline, progress)
+    work = prepare(
+        system, dataset, profile=profile, variant=variant, seed=seed, device=device,
+        precision=precision, overrides=overrides, folder=folder, deadline=deadline,
+        progress=progress,
+    )  # fmt: skip
     with locked(work.folder / ".lock") as free:
         if not free:
             raise BusyError(f"{work.name} is being run by another process in {work.folder}")
@@ -133,13 +134,20 @@ def resolve(device: str, precision: str, profile: str) -> tuple[str, str]:
     return device, resolve_precision(precision, device)
 
 
-def _load(dataset):
+def prepare(
+    system, dataset, *, profile="quick", variant="default", seed=0, device="auto",
+    precision="auto", overrides=None, folder=None, deadline=None, progress=None,
+):  # fmt: skip
+    """Load the data, fix every setting, build the estimators and claim the folder."""
     from semid_lib.data import Interactions, load_dataset
 
-    return dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
+    device, precision = resolve(device, precision, profile)
+    data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
+    plan = systems.plan(system, data, profile, variant, overrides)
+    return Work(plan, data, seed, device, precision, folder, deadline, progress)
 
 
-class _Work:
+class Work:
     """A run's stages and their files."""
 
     def __init__(self, plan, data, seed, device, precision, folder, deadline, progress):
@@ -190,7 +198,7 @@ class _Work:
         began = time.perf_counter()
         info = make()
         info.setdefault("seconds", time.perf_counter() - began)
-        info["peak_memory"], info["peak_device_memory"] = _peak_memory(self.device)
+        info["peak_memory"], info["peak_device_memory"] = peak_memory(self.device)
         write_json(path, info)
         return info
 
@@ -211,11 +219,8 @@ class _Work:
     def record(self) -> dict:
         """Run what has not run yet and assemble the record."""
         stages = {}
-        if "encoder" in self.estimators:
-            stages["encoder"] = self.stage("encoder", self._encode)
-        if "quantizer" in self.estimators:
-            stages["quantizer"] = self.stage("quantizer", self._quantize)
-        stages["recommender"] = self.stage("recommender", self._recommend)
+        for role in self.estimators:
+            stages[role] = self.stage(role, getattr(self, f"run_{role}"))
         parts = {
             part: self.stage(part, lambda p=part: self._rank(p)) for part in ("validation", "test")
         }
@@ -225,12 +230,8 @@ class _Work:
 
     # -------------------------------------------------------------- the stages
 
-    def _encode(self) -> dict:
-        import torch
-
-        encoder = self.fit("encoder", self.split)
-        vectors = torch.from_numpy(np.ascontiguousarray(encoder.embed()))
-        save_tensors(self._vectors_file, {"vectors": vectors}, {"kind": "embeddings"})
+    def run_encoder(self) -> dict:
+        self.keep_vectors(self.fit("encoder", self.split))
         info = _describe(self.fitted.pop("encoder"))
         if info["curve"]:
             best = info["curve"][info["best_epoch"] - 1]
@@ -241,7 +242,14 @@ class _Work:
     def _vectors_file(self) -> Path:
         return self.folder / "embeddings.safetensors"
 
-    def _quantize(self) -> dict:
+    def keep_vectors(self, encoder) -> None:
+        """Store what the encoder learnt, for the quantizer."""
+        import torch
+
+        vectors = torch.from_numpy(np.ascontiguousarray(encoder.embed()))
+        save_tensors(self._vectors_file, {"vectors": vectors}, {"kind": "embeddings"})
+
+    def run_quantizer(self) -> dict:
         from semid_lib.codes import SemanticIds
 
         vectors = load_tensors(self._vectors_file, "embeddings")[0]["vectors"].numpy()
@@ -251,7 +259,7 @@ class _Work:
         sids.to_json(self.folder / "codes.json")
         return {**_describe(quantizer), "diagnostics": _judge(sids)}
 
-    def _semantic_ids(self):
+    def semantic_ids(self):
         """The run's SemanticIds, or None for a system without codes."""
         from semid_lib.codes import SemanticIds
 
@@ -259,15 +267,15 @@ class _Work:
             self.sids = SemanticIds.from_json(self.folder / "codes.json")
         return self.sids
 
-    def _recommend(self) -> dict:
-        recommender = self.fit("recommender", self.split, self._semantic_ids())
+    def run_recommender(self) -> dict:
+        recommender = self.fit("recommender", self.split, self.semantic_ids())
         recommender.save(self.folder / "recommender.safetensors")
         return _describe(recommender)
 
     def _rank(self, part: str) -> dict:
         from semid_lib.evaluation import evaluate
 
-        recommender = self.fit("recommender", self.split, self._semantic_ids())
+        recommender = self.fit("recommender", self.split, self.semantic_ids())
         result = evaluate(recommender, self.split, part, ks=CUTOFFS, progress=self.progress)
         self._save_ranks(part, result)
         info = {"users": len(result), "cut": result.cut, "metrics": {}, "intervals": {}}
@@ -335,12 +343,16 @@ def _describe(estimator) -> dict:
     return info
 
 
-def count_parameters(estimator) -> int:
-    """Count the trainable numbers of every network that an estimator holds."""
+def networks(estimator) -> list:
+    """List the networks that an estimator holds."""
     from torch import nn
 
-    networks = [v for v in vars(estimator).values() if isinstance(v, nn.Module)]
-    return sum(p.numel() for network in networks for p in network.parameters())
+    return [value for value in vars(estimator).values() if isinstance(value, nn.Module)]
+
+
+def count_parameters(estimator) -> int:
+    """Count the learnt numbers of every network that an estimator holds."""
+    return sum(p.numel() for network in networks(estimator) for p in network.parameters())
 
 
 def _judge(sids) -> dict:
@@ -358,7 +370,7 @@ def _judge(sids) -> dict:
 # ------------------------------------------------------------------ surroundings
 
 
-def _peak_memory(device: str) -> tuple[int, int]:
+def peak_memory(device: str) -> tuple[int, int]:
     """Largest resident memory of the process and largest memory on the GPU so far, in bytes."""
     try:
         import resource

@@ -1,0 +1,129 @@
+"""What a run would cost: its models built for real, a few steps measured, the rest extrapolated."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+
+import numpy as np
+import pandas as pd
+
+from semid_lib.pipeline import (
+    Work,
+    count_parameters,
+    device_name,
+    networks,
+    peak_memory,
+    prepare,
+)
+from semid_lib.results import Table
+
+
+def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **settings) -> Table:
+    """Estimate a run's parameters, time and memory without doing it.
+
+    Builds every model, takes a few real steps of each training (the first ones, which warm up, are
+    left out where others follow), ranks some users with the hardly trained models, and
+    extrapolates to all epochs.
+
+    Args:
+        system, dataset: as `pipeline.run`.
+        steps: how many steps of each training to measure at least.
+        users: how many users to rank.
+        settings: as `pipeline.run`, but for `folder`, `deadline` and `progress`.
+
+    Returns:
+        One row a stage: parameters, steps of all epochs, seconds a step and in all, peak memory of
+        this process so far. Early stopping only shortens the times.
+
+    Cost: seconds on a GPU; in the paper profile on a CPU up to minutes, since a step takes
+    seconds there.
+    """
+    with tempfile.TemporaryDirectory(prefix="semid-") as folder:
+        work = prepare(system, dataset, folder=folder, progress=False, **settings)
+        rows = [row for role in work.estimators for row in _try_out(work, role, steps, users)]
+    frame = pd.DataFrame(rows, columns=["stage", "parameters", "steps", "step", "time", "memory"])
+    total = {"stage": "all", "parameters": frame["parameters"].sum(), "time": frame["time"].sum()}
+    frame = pd.concat([frame, pd.DataFrame([{**total, "memory": frame["memory"].max()}])])
+    caption = (
+        f"{work.name} on {device_name(work.device)}\na few steps and {users} users measured, "
+        "extrapolated to all epochs; early stopping shortens it"
+    )
+    kinds = {"parameters": "count", "steps": "count", "step": "seconds", "time": "seconds"}
+    return _Blank(frame.reset_index(drop=True), caption, {**kinds, "memory": "bytes"})
+
+
+class _Blank(Table):
+    """A cell that has no meaning for its stage is empty."""
+
+    def formatted(self) -> pd.DataFrame:
+        return super().formatted().replace("not run", "")
+
+
+def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
+    """Fit a stage for a few steps (whole, if it does not train), use it a little, extrapolate."""
+    estimator, began = work.estimators[role], time.perf_counter()
+    measured = _first_steps(work, role, steps)
+    row = {"stage": role, "time": time.perf_counter() - began}
+    if measured is not None:
+        step, total = measured
+        row.update(steps=total, step=step, time=step * total)
+        for network in networks(estimator):
+            network.eval()
+        work.fitted[role] = estimator
+    row["parameters"] = count_parameters(estimator)
+    rows = [row]
+    if role == "encoder":
+        rows.append(_time_encoder(work, estimator))
+    if role == "recommender":
+        rows += _time_ranking(work, estimator, users)
+    return [{**r, "memory": max(peak_memory(work.device))} for r in rows]
+
+
+def _first_steps(work: Work, role: str, steps: int) -> tuple[float, int] | None:
+    """`(seconds a step, steps of all epochs)`, or None if the stage is over before."""
+    from semid_lib.training import TrainingPaused
+
+    marks, allowance = [], 1.0
+    while not marks or marks[-1].step < steps:
+        work.deadline = time.monotonic() + allowance
+        try:
+            getattr(work, f"run_{role}")()
+            return None
+        except TrainingPaused as pause:
+            marks += [pause] * (pause.step > 0)
+        finally:
+            work.deadline = None
+        allowance *= 2  # preparing may take longer than the first allowances
+    first, last = marks[0], marks[-1]
+    if last.step == first.step:
+        return last.seconds / last.step, last.total_steps
+    return (last.seconds - first.seconds) / (last.step - first.step), last.total_steps
+
+
+def _time_encoder(work: Work, encoder) -> dict:
+    """Store the encoder's vectors for the next stage, and time one validation of each epoch."""
+    work.keep_vectors(encoder)
+    began = time.perf_counter()
+    encoder.metrics(work.split)
+    seconds = encoder.epochs * (time.perf_counter() - began)
+    return {"stage": "encoder, validation after each epoch", "time": seconds}
+
+
+def _time_ranking(work: Work, recommender, users: int) -> list[dict]:
+    """Time the ranking of a few users, for each epoch's validation and for the two parts."""
+    from semid_lib.evaluation import evaluate
+
+    everyone = work.split.users
+    chosen = np.sort(np.random.default_rng(0).permutation(everyone)[:users])
+    began = time.perf_counter()
+    evaluate(recommender, work.split, "validation", users=chosen, progress=False)
+    each = (time.perf_counter() - began) / max(len(chosen), 1)
+    settings = recommender.get_params()
+    asked = settings.get("validate_users")
+    asked = len(everyone) if asked is None else min(asked, len(everyone))
+    rows = [{"stage": "validation and test", "time": 2 * each * len(everyone)}]
+    if "epochs" in settings:
+        seconds = settings["epochs"] * each * asked
+        rows.insert(0, {"stage": "recommender, validation after each epoch", "time": seconds})
+    return rows
