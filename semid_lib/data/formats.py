@@ -1,0 +1,354 @@
+"""The forms in which the named sources publish their data, each parsed into `Interactions`."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from semid_lib.data.interactions import Interactions
+from semid_lib.data.preprocess import held_out_rows
+from semid_lib.data.tables import find_file, read_bytes, read_table
+from semid_lib.errors import DataError
+
+CATEGORY_FIELDS = ("brand", "category_1", "category_2", "category_3")
+MOVIE_FIELDS = ("genre", "genre_2", "genres", "year")
+
+# What the numbers in S3-Rec's attribute files are (worked out by counting; they have no names).
+# A category path begins at one of `starts`; `root` begins the main path and is not itself a level.
+S3REC_LAYOUT = {
+    "beauty": dict(starts={1, 4, 8, 15, 17, 64}, root=None, no_brand={497}),
+    "sports": dict(
+        starts={2, 143, 273, 727, 835, 851, 1335, 1418, 1565, 1762, 1828}, root=2, no_brand={7, 23}
+    ),
+    "toys": dict(starts={2, 231, 479}, root=2, no_brand={1}),
+}
+
+
+def parse_lines(payload: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Parse "user item item ..." lines, oldest item first; ids count from 1.
+
+    Returns:
+        `(user, item)`, int64, counted from 0: the user is the line number.
+
+    Raises:
+        DataError: a token that is not a number, a line without items, a user twice, or item ids
+            that skip a number (the file is cut short).
+    """
+    lines = payload.split(b"\n")
+    if lines and not lines[-1].strip():
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        tokens = line.split()
+        if len(tokens) < 2 or not all(t.isdigit() and len(t) < 10 for t in tokens):
+            raise DataError(
+                f"{what}, line {number}: expected 'user item item ...' in whole numbers, not "
+                f"{line[:60]!r}; is the file cut short or of another kind?"
+            )
+        rows.append(np.array(tokens, dtype=np.int64))
+    if not rows:
+        raise DataError(f"{what} is empty")
+    if len({int(row[0]) for row in rows}) < len(rows):
+        raise DataError(f"{what}: a user has two lines")
+    item = np.concatenate([row[1:] for row in rows])
+    distinct = np.unique(item)
+    if distinct[0] != 1 or distinct[-1] != len(distinct):
+        raise DataError(
+            f"{what}: {len(distinct)} different items with ids {distinct[0]}..{distinct[-1]}; they "
+            "must be 1..N without a gap. Is the file cut short?"
+        )
+    return np.repeat(np.arange(len(rows)), [len(row) - 1 for row in rows]), item - 1
+
+
+def read_lines(folder: Path, file: str, *, ordered: bool = True, name: str = "") -> Interactions:
+    """Read a folder that holds one file of "user item item ..." lines."""
+    user, item = parse_lines(_read(folder, file), file)
+    return Interactions(user, item, int(user[-1]) + 1, int(item.max()) + 1, ordered, name=name)
+
+
+def read_s3rec(folder: Path, stem: str, name: str) -> Interactions:
+    """Read S3-Rec's two files, `STEM.txt` and `STEM_item2attributes.json`.
+
+    Against the uniform form, which was made from them: the sequences and, for Beauty, Sports and
+    Toys, the codes of brand and category_1..3 are the same. Lost are the names (a value reads
+    "attr_17"), deeper categories, ASINs and words. LastFM gets no fields: its attributes are the
+    tags of all users, held-out interactions included, so they would leak the targets.
+    """
+    data = read_lines(folder, f"{stem}.txt", name=name)
+    layout = S3REC_LAYOUT.get(name)
+    if layout is None:
+        return data
+    what = f"{stem}_item2attributes.json"
+    table = attributes_to_fields(_read(folder, what), data.num_items, what, **layout)
+    frame = pd.DataFrame({"user": data.user, "item": data.item, "position": _positions(data.user)})
+    return Interactions.from_frame(frame, table, CATEGORY_FIELDS, name=name)
+
+
+def attributes_to_fields(
+    payload: bytes,
+    num_items: int,
+    what: str,
+    *,
+    starts: Collection[int],
+    root: int | None,
+    no_brand: Collection[int],
+) -> pd.DataFrame:
+    """Separate brand and category levels in one list of numbers per item.
+
+    A list holds the brand, then every category path from the root to the leaf. What stands before
+    the first path is the brand. The levels are those of the first main path: of the path that
+    begins at `root`, without it, or of the first path at all if `root` is None.
+
+    Returns:
+        One row per item: item, brand, category_1..3; empty text where an item has none.
+
+    Raises:
+        DataError: not JSON of that form, or an item that the sequences do not have.
+    """
+    try:
+        lists = json.loads(payload)
+        lists = {int(key): [int(v) for v in values] for key, values in lists.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise DataError(f"{what} is not a JSON object of lists of numbers ({error})") from error
+    foreign = [key for key in lists if not 1 <= key <= num_items]
+    if foreign:
+        raise DataError(f"{what} has item {foreign[0]}, but the sequences have 1..{num_items}")
+    rows = [[""] * 4 for _ in range(num_items)]
+    for key, values in lists.items():
+        places = [p for p, v in enumerate(values) if v in starts]
+        brand = values[: places[0]] if places else values
+        if brand and brand[0] not in no_brand:
+            rows[key - 1][0] = f"attr_{brand[0]}"
+        main = [p for p in places if root is None or values[p] == root][:1]
+        if main:
+            end = next((p for p in places if p > main[0]), len(values))
+            path = values[main[0] + (root is not None) : end][:3]
+            rows[key - 1][1 : 1 + len(path)] = [f"attr_{v}" for v in path]
+    table = pd.DataFrame(rows, columns=list(CATEGORY_FIELDS))
+    table.insert(0, "item", np.arange(num_items))
+    return table
+
+
+def read_movielens(folder: Path, name: str) -> Interactions:
+    """Read MovieLens 100K or 1M in RecBole's form or GroupLens's own (unpacked or as its zip).
+
+    Every rating counts as an interaction, whatever its value; nothing is filtered. A user's order
+    is by the second, ties in file order. Items are the rated movies in the order of the movie
+    file; users by number. Fields: `genre` and `genre_2` (the first two, which the source lists
+    alphabetically), `genres` (the whole set as one value), `year` of release. The titles read
+    "The Usual Suspects (1995)".
+
+    Raises:
+        DataError: a file is missing, cut short, or rates movies that are not listed.
+    """
+    reader = _read_recbole if find_file(folder, f"{name}.inter") else _read_grouplens
+    ratings, movies = reader(folder, name)
+    movies["title"] = [_readable_title(t, y) for t, y in zip(movies["title"], movies["year"])]
+    movies = movies[movies["movie_id"].isin(ratings["item"])].reset_index(drop=True)
+    place = pd.Series(np.arange(len(movies)), index=movies["movie_id"])
+    if not place.index.is_unique:
+        raise DataError(f"{name}: a movie is listed twice")
+    item = ratings["item"].map(place)
+    if item.isna().any():
+        raise DataError(
+            f"{name}: rated movie {ratings['item'][item.isna()].iloc[0]!r} is not listed"
+        )
+    sets = movies["genres"].map(lambda text: [g for g in text.split("|") if g and g != "unknown"])
+    movies["genre"] = [genres[0] if genres else "" for genres in sets]
+    movies["genre_2"] = [genres[1] if len(genres) > 1 else "" for genres in sets]
+    movies["genres"] = sets.map("|".join)
+    movies.insert(0, "item", np.arange(len(movies)))
+    frame = ratings.assign(user=_dense(ratings["user"]), item=item.astype(np.int64))
+    data = Interactions.from_frame(frame, movies, MOVIE_FIELDS, name=name)
+    return data
+
+
+def _dense(users: pd.Series) -> np.ndarray:
+    """Users "1m_1", "1m_2", ... or "1", "2", ... numbered from 0 by their number."""
+    codes, names = pd.factorize(users)
+    numbers = pd.to_numeric(pd.Series(names).str.extract(r"(\d{1,9})$")[0], errors="coerce")
+    if (codes < 0).any() or numbers.isna().any() or numbers.duplicated().any():
+        raise DataError("the ratings have a user without a number of its own")
+    return np.argsort(np.argsort(numbers.to_numpy()))[codes].astype(np.int64)
+
+
+def _read_recbole(folder, name) -> tuple[pd.DataFrame, pd.DataFrame]:
+    tables = []
+    for suffix, width in (("inter", 4), ("item", 4)):
+        path = find_file(folder, f"{name}.{suffix}")
+        if path is None:
+            raise DataError(f"{folder} holds no {name}.{suffix}")
+        table = read_table(path, "\t", quoting=3)
+        if table.shape[1] != width:
+            raise DataError(f"{path} has {table.shape[1]} columns, not {width}: another file?")
+        tables.append(table)
+    ratings, movies = tables
+    ratings.columns = ["user", "item", "rating", "timestamp"]
+    movies.columns = ["movie_id", "title", "year", "genres"]
+    movies = movies.fillna("")
+    movies["genres"] = movies["genres"].str.replace(" ", "|")
+    movies["year"] = movies["year"].where(movies["year"].str.fullmatch(r"\d{4}"), "")
+    unknown = movies["title"] == "unkonwn"  # the package's spelling
+    movies.loc[unknown, "title"] = "unknown"
+    return ratings, _year_from_title(movies)
+
+
+def _read_grouplens(folder, name) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if name == "ml-100k":
+        ratings = _grouplens_table(folder, name, "u.data", r"\t", 4)
+        movies = _grouplens_table(folder, name, "u.item", r"\|", 24)
+        flags = movies.iloc[:, 5:24] == "1"
+        movies["genres"] = ["|".join(np.array(ML100K_GENRES)[row]) for row in flags.to_numpy()]
+        movies = movies[[0, 1, "genres"]]
+    else:
+        ratings = _grouplens_table(folder, name, "ratings.dat", "::", 4)
+        movies = _grouplens_table(folder, name, "movies.dat", "::", 3)
+    ratings.columns = ["user", "item", "rating", "timestamp"]
+    movies.columns = ["movie_id", "title", "genres"]
+    return ratings, _year_from_title(movies.assign(year=""))
+
+
+ML100K_GENRES = (
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
+    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
+).split()
+
+
+def _grouplens_table(folder, name, file, separator, width) -> pd.DataFrame:
+    path = find_file(folder, file) or find_file(Path(folder) / name, file)
+    if path is not None:
+        payload = read_bytes(path)
+    else:
+        payload = _zip_member(Path(folder) / f"{name}.zip", f"{name}/{file}")
+    rows = [re.split(separator, line) for line in payload.decode("latin-1").splitlines() if line]
+    wrong = next((number for number, row in enumerate(rows) if len(row) != width), None)
+    if not rows or wrong is not None:
+        where = "it is empty" if not rows else f"line {wrong + 1} has {len(rows[wrong])}"
+        raise DataError(f"{name}: {file} should have {width} columns, but {where}: cut short?")
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _zip_member(path: Path, member: str | None = None) -> bytes:
+    """One member of a zip, read into memory: the named one, or the only file."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = [n for n in file.namelist() if not n.endswith("/") and "__MACOSX" not in n]
+            return file.read(member if member is not None else names[0])
+    except (zipfile.BadZipFile, KeyError, IndexError, EOFError, OSError, RuntimeError) as error:
+        raise DataError(f"{path} is corrupt, cut short or of another kind ({error})") from error
+
+
+def _year_from_title(movies: pd.DataFrame) -> pd.DataFrame:
+    """Move a year in brackets at the title's end ("(1995)", "(1995) (V)") to the column `year`."""
+    found = movies["title"].str.extract(r"\((\d{4})\)(?: \(V\))?\s*$")[0].fillna("")
+    year = movies["year"].where(movies["year"] != "", found)
+    title = movies["title"].str.replace(r"\s*\(\d{4}\)(?: \(V\))?\s*$", "", regex=True)
+    return movies.assign(year=year, title=title.str.strip())
+
+
+_ARTICLE = re.compile(
+    r"([^()]+), (The|A|An|La|Le|Les|L'|Il|El|Los|Las|Det|Der|Das|Die|Un|Une)(?= \(|\)|$)"
+)
+
+
+def _readable_title(title: str, year: str) -> str:
+    """`"Usual Suspects, The"` and `"1995"` become `"The Usual Suspects (1995)"`."""
+    front = _ARTICLE.sub(lambda m: m[2] + ("" if m[2] == "L'" else " ") + m[1], title)
+    return f"{front} ({year})" if year else front
+
+
+def read_reviews(folder: Path, files: Collection[str], name: str) -> Interactions:
+    """Read an Amazon-2014 review file (JSON lines, plain, gzipped or zipped).
+
+    Users are numbered by first appearance, a user's reviews sorted by time (stable), items
+    numbered by first appearance in those sequences. `items["train_review_summaries"]` joins the
+    headlines of an item's reviews, oldest first, up to 400 characters, without each user's last two
+    reviews, so that no validation or test review enters the text.
+
+    Raises:
+        DataError: the file is missing, cut short, or has a line that is not such a record.
+    """
+    payload = None
+    for file in files:
+        path = find_file(folder, file)
+        if path is not None:
+            payload = _zip_member(path) if path.suffix == ".zip" else read_bytes(path)
+            break
+    if payload is None:
+        raise DataError(f"{folder} holds none of {list(files)}")
+    frame = parse_reviews(payload, file)
+    user = pd.factorize(frame["user"])[0]
+    frame = frame.assign(user=user).sort_values(["user", "timestamp"], kind="stable")
+    item, asins = pd.factorize(frame["item"])
+    frame = frame.assign(item=item).reset_index(drop=True)
+    kept = frame[~held_out_rows(frame["user"].to_numpy())].sort_values("timestamp", kind="stable")
+    table = pd.DataFrame({"item": np.arange(len(asins)), "asin": asins})
+    table["n_train_reviews"] = np.bincount(kept["item"], minlength=len(asins))
+    joined = kept[kept["summary"] != ""].groupby("item")["summary"].agg(_join)
+    table["train_review_summaries"] = [joined.get(i, "") for i in range(len(asins))]
+    return Interactions.from_frame(frame, table, [], name=name)
+
+
+def _join(headlines: pd.Series, limit: int = 400) -> str:
+    text = ""
+    for headline in headlines:
+        longer = f"{text} | {headline}" if text else headline
+        if len(longer) > limit:
+            break
+        text = longer
+    return text
+
+
+def parse_reviews(payload: bytes, what: str) -> pd.DataFrame:
+    """Parse JSON lines with reviewerID, asin, overall, unixReviewTime and summary.
+
+    Returns:
+        A table user, item, rating, timestamp, summary in the file's order.
+    """
+    rows = []
+    for number, line in enumerate(io.BytesIO(payload), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            rows.append(
+                (
+                    str(record["reviewerID"]), str(record["asin"]), float(record["overall"]),
+                    int(record["unixReviewTime"]), str(record.get("summary") or ""),
+                )
+            )  # fmt: skip
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as e:
+            raise DataError(
+                f"{what}, line {number}: not an Amazon review record ({type(e).__name__}: {e}); is "
+                "the file cut short?"
+            ) from e
+    if not rows:
+        raise DataError(f"{what} holds no reviews")
+    return pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp", "summary"])
+
+
+def _positions(user: np.ndarray) -> np.ndarray:
+    return np.arange(len(user)) - np.searchsorted(user, user)
+
+
+def _read(folder: Path, file: str) -> bytes:
+    path = find_file(folder, file)
+    if path is None:
+        raise DataError(f"{folder} holds no {file}")
+    return read_bytes(path)

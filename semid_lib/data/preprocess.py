@@ -1,0 +1,255 @@
+"""Filters, and what a dataset is like: counts, cold targets, days, popularity buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from semid_lib.data.interactions import MISSING, Interactions
+from semid_lib.data.splits import Split, check_part, leave_one_out
+from semid_lib.errors import DataError, InputError
+
+DAY = 86_400
+BUCKETS = ("0-5", "6-10", "11-15", "16-20", "21-inf")
+_BUCKET_ENDS = (5, 10, 15, 20)
+
+
+def k_core(data: Interactions | pd.DataFrame, k: int = 5) -> Interactions | pd.DataFrame:
+    """Drop users and items with fewer than k interactions, until none is left to drop.
+
+    Source: the "5-core" of all three papers (ReSID 4.1, ACERec 3.1). The result is the largest set
+    of rows in which every user and item has at least k; the order of dropping does not matter.
+
+    Args:
+        data: `Interactions`, or a table with columns `user` and `item` of any ids.
+        k: least number of interactions; 1 drops only what has none.
+
+    Returns:
+        The same kind. A table keeps its ids, order and columns. `Interactions` are renumbered
+        from 0; `item_ids` and `user_ids` say who they were.
+
+    Raises:
+        InputError: k is below 1. DataError: nothing is left, or the table lacks a column.
+
+    Cost: O(M) per round, few rounds.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}, but a user needs at least 1 interaction to exist")
+    if isinstance(data, pd.DataFrame):
+        if not {"user", "item"} <= set(data.columns):
+            raise DataError(f"a k-core needs columns user and item, not {list(data.columns)}")
+        return data[_core_rows(pd.factorize(data["user"])[0], pd.factorize(data["item"])[0], k)]
+    return take_rows(data, _core_rows(data.user, data.item, k))
+
+
+def _core_rows(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
+    """`[M]` bool: the rows of the k-core."""
+    keep = (user >= 0) & (item >= 0)
+    while keep.any():
+        enough = np.bincount(user[keep])[user[keep]] >= k
+        enough &= np.bincount(item[keep])[item[keep]] >= k
+        if enough.all():
+            return keep
+        keep[np.flatnonzero(keep)[~enough]] = False
+    raise DataError(f"no {k}-core: every user or item ends up with fewer than {k} interactions")
+
+
+def drop_incomplete_items(data: Interactions, fields: Sequence[str] | None = None) -> Interactions:
+    """Drop the items that lack any of `fields` (all of them by default), with their interactions.
+
+    Source: ReSID's filter, "items lacking store or any of 3 category levels" (section 4.1).
+    """
+    names = list(data.fields) if fields is None else list(fields)
+    unknown = [name for name in names if name not in data.fields]
+    if unknown:
+        raise DataError(f"no field {unknown[0]!r}; {data.name!r} has {list(data.fields)}")
+    whole = np.ones(data.num_items, dtype=bool)
+    for name in names:
+        whole &= data.fields[name] != MISSING
+    return take_rows(data, whole[data.item])
+
+
+def limit_history(data: Interactions, longest: int) -> Interactions:
+    """Keep only the newest `longest` interactions of each user; the catalogue stays whole.
+
+    Models cut histories themselves (`max_history`); this shortens the dataset itself.
+    """
+    if longest < 1:
+        raise InputError(f"longest is {longest}, but must be at least 1")
+    if not data.ordered:
+        leave_one_out(data)  # raises UnorderedError: there is no newest
+    from_end = data.indptr[data.user + 1] - np.arange(data.num_interactions)
+    return _rows(data, from_end <= longest)
+
+
+def take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
+    """Keep the rows where `keep` `[M]` is True, and renumber users and items from 0 in order."""
+    if not keep.any():
+        raise DataError(f"no interaction of {data.name!r} is left after the filter")
+    data = _rows(data, keep)
+    users, user = np.unique(data.user, return_inverse=True)
+    items, item = np.unique(data.item, return_inverse=True)
+    fields, values = {}, {}
+    for name, codes in data.fields.items():
+        fields[name], values[name] = _recode(codes[items], data.field_values.get(name))
+    same = len(items) == data.num_items and len(users) == data.num_users
+    return replace(
+        data,
+        user=user.astype(np.int64),
+        item=item.astype(np.int64),
+        num_users=len(users),
+        num_items=len(items),
+        fields=fields,
+        field_values=values,
+        items=None if data.items is None else data.items.iloc[items].reset_index(drop=True),
+        item_ids=data.item_ids if same else _ids(data.item_ids, items),
+        user_ids=data.user_ids if same else _ids(data.user_ids, users),
+    )
+
+
+def _rows(data: Interactions, keep: np.ndarray) -> Interactions:
+    optional = {
+        name: None if getattr(data, name) is None else getattr(data, name)[keep]
+        for name in ("timestamp", "rating")
+    }
+    return replace(data, user=data.user[keep], item=data.item[keep], **optional)
+
+
+def _ids(ids: np.ndarray | None, kept: np.ndarray) -> np.ndarray:
+    return kept if ids is None else np.asarray(ids)[kept]
+
+
+def _recode(codes: np.ndarray, values: Sequence[str] | None):
+    """Number the codes that are left from 0, in their old order."""
+    left = np.unique(codes[codes != MISSING])
+    new = np.where(codes == MISSING, MISSING, np.searchsorted(left, codes)).astype(np.int64)
+    return new, [] if values is None else [values[code] for code in left]
+
+
+def held_out_rows(user: np.ndarray) -> np.ndarray:
+    """`[M]` bool: each user's last two rows, for users with at least 3 (rows sorted by user)."""
+    _, first, count = np.unique(user, return_index=True, return_counts=True)
+    end = (first + count)[count >= 3]
+    held = np.zeros(len(user), dtype=bool)
+    held[end - 1] = held[end - 2] = True
+    return held
+
+
+def same_day_users(data: Interactions) -> np.ndarray:
+    """`[U]` bool: users whose last two interactions carry the same UTC day.
+
+    Their test item does not provably follow their validation item in time.
+
+    Raises:
+        DataError: the data has no timestamps.
+    """
+    if data.timestamp is None:
+        raise DataError(f"{data.name!r} has no timestamps, so days cannot be compared")
+    day = data.timestamp // DAY
+    begin, end = data.indptr[:-1], data.indptr[1:]
+    pairs = np.flatnonzero(end - begin >= 2)
+    same = np.zeros(data.num_users, dtype=bool)
+    same[pairs] = day[end[pairs] - 1] == day[end[pairs] - 2]
+    return same
+
+
+def target_buckets(split: Split, part: str = "test") -> np.ndarray:
+    """`[E]` int64: the bucket of each target by its count in the train part, as in `BUCKETS`.
+
+    Source: ACERec Table 6. Counting a target once per evaluated user, by how often its item occurs
+    in the train part (without the two held-out items of every user), reproduces the printed
+    percentages to the two printed digits.
+    """
+    check_part(part)
+    return np.searchsorted(_BUCKET_ENDS, split.train_counts()[split.targets[part]]).astype(np.int64)
+
+
+def bucket_shares(split: Split, part: str = "test") -> dict[str, float]:
+    """Percentage of the targets of `part` in each of `BUCKETS` (ACERec Table 6)."""
+    counts = np.bincount(target_buckets(split, part), minlength=len(BUCKETS))
+    return dict(zip(BUCKETS, (100 * counts / counts.sum()).tolist()))
+
+
+def describe(data: Interactions) -> dict:
+    """Count what papers print about a dataset, and what the protocol does to it.
+
+    Returns:
+        `name`, `users`, `items`, `interactions`, `density` (share of user-item pairs),
+        `mean_length`, `min_length`, `max_length` (per user), `min_item_count`, `ordered`,
+        `fields` (name -> `values` and `missing_share`). For ordered data also `evaluated_users`
+        (at least 3 interactions), `train_interactions`, `cold_validation` and `cold_test` (targets
+        that never occur in the train part; they are ranked all the same, SPEC 1). With
+        timestamps `same_day_share`: the share of the evaluated users whose last two interactions
+        fall on one day.
+    """
+    lengths = np.bincount(data.user, minlength=data.num_users)
+    about = {
+        "name": data.name,
+        "users": data.num_users,
+        "items": data.num_items,
+        "interactions": data.num_interactions,
+        "density": data.density,
+        "mean_length": float(lengths.mean()),
+        "min_length": int(lengths.min()),
+        "max_length": int(lengths.max()),
+        "min_item_count": int(np.bincount(data.item, minlength=data.num_items).min()),
+        "ordered": data.ordered,
+        "fields": {
+            name: {
+                "values": int(codes.max(initial=MISSING)) + 1,
+                "missing_share": float((codes == MISSING).mean()),
+            }
+            for name, codes in data.fields.items()
+        },
+    }
+    if data.ordered:
+        split = leave_one_out(data)
+        about["evaluated_users"] = len(split.users)
+        about["train_interactions"] = len(split.items)
+        for part in ("validation", "test"):
+            about[f"cold_{part}"] = int(split.cold_targets(part).sum())
+        if data.timestamp is not None and len(split.users):
+            about["same_day_share"] = float(same_day_users(data)[split.users].mean())
+    return about
+
+
+_TEXT_COLUMNS = (
+    "title", "artist", "words", "brand", "store", "categories", "genres", "tags", "description",
+    "train_review_summaries",
+)  # fmt: skip
+
+
+def item_text(data: Interactions, columns: Sequence[str] | None = None) -> list[str]:
+    """Join what is known of each item into one text for a text encoder.
+
+    Args:
+        columns: columns of `data.items` to join, in this order; by default those that there are of
+            title, artist, words, brand, store, categories (or category_1, category_2, ...), genres,
+            tags, description, train_review_summaries. None holds anything of a held-out review.
+
+    Returns:
+        N texts, the parts joined by ". "; empty where nothing is known.
+
+    Raises:
+        DataError: a column that `data.items` lacks.
+    """
+    if data.items is None:
+        if columns:
+            raise DataError(f"{data.name!r} has no items table, so no column {columns[0]!r}")
+        return [""] * data.num_items
+    if columns is None:
+        levels = sorted(c for c in map(str, data.items.columns) if c.startswith("category_"))
+        present = [c for c in _TEXT_COLUMNS if c in data.items]
+        place = present.index("brand") + 1 if "brand" in present else len(present)
+        columns = present if "categories" in present else present[:place] + levels + present[place:]
+    unknown = [c for c in columns if c not in data.items]
+    if unknown:
+        raise DataError(f"no column {unknown[0]!r}; the items have {list(data.items.columns)}")
+    table = data.items[list(columns)].astype(object)
+    table = table.where(table.notna(), "")
+    return [
+        ". ".join(str(part) for part in row if str(part)) for row in table.itertuples(index=False)
+    ]
