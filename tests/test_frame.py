@@ -1,0 +1,213 @@
+"""The frame around the library: pins, copies, sizes, commands."""
+
+import ast
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import copies  # noqa: E402
+import environment  # noqa: E402
+
+# Lines a file may have: the papers' methods are readable in one sitting.
+SITTING = {"famae.py", "gaoq.py", "r3vae.py", "acerec.py", "t5.py"}
+FILE_LINES, FUNCTION_LINES, LIBRARY_LINES = 300, 60, 8000
+
+
+def test_environment_and_requirements_hold_the_same_pins():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert [entry for entry in conda if isinstance(entry, str)] == ["python=3.11", "pip"]
+    pip = [entry["pip"] for entry in conda if isinstance(entry, dict)]
+    assert pip == [(ROOT / "requirements.txt").read_text().split()]
+
+
+def test_every_declared_dependency_is_pinned_inside_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    pins = [Requirement(line) for line in copies.pins()]
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in pins)
+    versions = {pin.name.lower(): str(pin.specifier)[2:] for pin in pins}
+    for requirement in map(Requirement, declared):
+        if requirement.name == project["name"]:
+            continue
+        version = versions[requirement.name.lower()]
+        assert requirement.specifier.contains(version), f"{requirement} but {version}"
+
+
+def test_the_library_pins_nothing_that_colab_brings():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in map(Requirement, project["dependencies"]):
+        kinds = {specifier.operator for specifier in requirement.specifier}
+        assert kinds == {">="}, requirement
+
+
+def test_copies_of_the_address_the_version_and_the_pins_are_up_to_date():
+    for path, text in copies.copies().items():
+        assert path.read_text() == text, f"{path.name}: run scripts/copies.py write"
+
+
+def test_the_address_stands_nowhere_else():
+    """Changing pyproject.toml and running copies.py must be enough."""
+    known = set(copies.copies()) | {ROOT / "pyproject.toml"}
+    owner_and_name = copies.address().removeprefix("https://github.com/")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    files = [ROOT / name for name in listed.stdout.split("\n") if name]
+    for path in set(files) - known:
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".cff", ".cfg", ""} and path.is_file():
+            assert owner_and_name not in path.read_text(), path
+
+
+def test_citation_names_this_repository():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["repository-code"] == copies.address()
+    assert citation["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def _functions(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _body_lines(function) -> int:
+    """Lines of a function without its signature and docstring."""
+    body = function.body
+    documented = ast.get_docstring(function, clean=False) is not None
+    statements = body[1:] if documented else body
+    return function.end_lineno - statements[0].lineno + 1 if statements else 0
+
+
+def _code_lines(text: str) -> int:
+    """Lines that are neither empty nor comment nor docstring."""
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in layout and token.type != tokenize.ENDMARKER:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            if isinstance(node.value.value, str):
+                lines.difference_update(range(node.lineno, node.end_lineno + 1))
+    return len(lines)
+
+
+def test_code_lines_are_counted_without_prose():
+    text = '"""Doc."""\n\n# note\nx = [\n    1,  # one\n]\n\n'
+    text += 'def f():\n    """Doc\n\n    more."""\n    return x\n'
+    assert _code_lines(text) == 5  # x = [, 1, ], def, return
+
+
+def test_the_library_stays_small(capsys):
+    texts = {path: path.read_text() for path in sorted((ROOT / "semid_lib").rglob("*.py"))}
+    code = {path: _code_lines(text) for path, text in texts.items()}
+    lines = {path: len(text.splitlines()) for path, text in texts.items()}
+    with capsys.disabled():
+        print("\n lines   code")
+        for path in texts:
+            print(f"{lines[path]:6} {code[path]:6}  {path.relative_to(ROOT)}")
+        print(
+            f"{sum(lines.values()):6} {sum(code.values()):6}  in all (limit {LIBRARY_LINES} of code)"
+        )
+    assert sum(code.values()) < LIBRARY_LINES
+    for path, text in texts.items():
+        if path.name in SITTING:
+            assert lines[path] <= FILE_LINES, path
+        for function in _functions(ast.parse(text)):
+            assert _body_lines(function) <= FUNCTION_LINES, f"{path.name}: {function.name}"
+
+
+def test_nothing_is_read_by_pickle():
+    forbidden = re.compile(r"\bpickle\b|torch\.load\(|allow_pickle=True|joblib\.load|yaml\.load\(")
+    for path in [*(ROOT / "semid_lib").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code = line.split("#")[0]
+            if "import" in code or "(" in code:
+                assert not forbidden.search(code), f"{path.name}:{number}: {line.strip()}"
+
+
+def test_commands_of_the_texts_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "book").glob("*.md")]
+    semid = set()
+    for path in texts:
+        text = path.read_text()
+        for target in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE):
+            assert target in targets, f"{path.name}: make {target}"
+        for script in re.findall(r"\bscripts/[\w.]+", text):
+            assert (ROOT / script).exists(), f"{path.name}: {script}"
+        semid |= set(re.findall(r"(?:^|`)semid ((?:[a-z]+ ?){1,2})", text, re.MULTILINE))
+    assert semid
+    for command in semid:
+        words = command.split()
+        words = words if words[0] in {"data", "queue"} else words[:1]
+        code = f"from semid_lib.cli import main; main({[*words, '--help']})"
+        entry = [str(Path(sys.executable).with_name("semid")), *words, "--help"]
+        run = entry if Path(entry[0]).exists() else [sys.executable, "-c", code]
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 0, f"semid {command}: {done.stderr}"
+
+
+def test_ci_calls_make_test():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().rstrip().endswith("exec make test")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_says_which_python_it_needs(tmp_path):
+    """A PATH with no fitting Python: an old one, and one without the venv module."""
+    for tool in ("make", "sh", "uname"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    for name in ("python3", "python3.12"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["make", "book"], cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "No Python 3.11, 3.12 or 3.13" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_takes_the_first_python_that_fits(tmp_path):
+    for tool in ("make", "sh", "uname"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "python3.11").write_text("#!/bin/sh\nexit 127\n")
+    (tmp_path / "python3.13").write_text('#!/bin/sh\nif [ "$1" = -c ]; then exit 0; fi\nexit 3\n')
+    for name in ("python3.11", "python3.13"):
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["make", "-n", "environment"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "python3.13 scripts/environment.py" in done.stdout
+
+
+def test_the_environment_is_renewed_when_the_pins_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(environment, "STAMP", tmp_path / "stamp")
+    (tmp_path / "requirements.txt").write_text("a==1\n")
+    assert not environment.is_current()
+    (tmp_path / "stamp").write_text(environment.wanted_stamp() + "\n")
+    assert environment.is_current()
+    (tmp_path / "requirements.txt").write_text("a==2\n")
+    assert not environment.is_current()
+    (tmp_path / "stamp").write_text(environment.wanted_stamp())
+    monkeypatch.setattr(environment, "PYTHON", Path(shutil.which("false")))
+    assert not environment.is_current()
