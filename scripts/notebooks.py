@@ -161,6 +161,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(ROOT)}},
     )
     with client.setup_kernel(env=environment):
@@ -169,8 +170,9 @@ def execute(path: Path) -> nbformat.NotebookNode:
                 client.execute_cell(cell, index)
             except CellExecutionError as error:
                 raise SystemExit(f"{path.name}, cell {index}:\n{error}") from None
-        probe = nbformat.v4.new_code_cell(LOADED)
-        client.execute_cell(probe, len(notebook.cells), store_history=False)
+        notebook.cells.append(nbformat.v4.new_code_cell(LOADED))
+        client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1, store_history=False)
+        probe = notebook.cells.pop()
     files = [Path(line) for output in probe.outputs for line in output.text.split("\n") if line]
     outside = [file for file in files if ROOT not in file.resolve().parents]
     if outside:
