@@ -36,6 +36,7 @@ class T5Recommender(Recommender):
         epochs, batch_size: at most so many epochs, of batches of so many samples.
         max_history: items of the history that count, the newest.
         num_beams: prefixes kept at each level, and the longest list that can be recommended.
+        end_token: close each history with an end token, which marks the newest item.
         patience: epochs without a better validation NDCG@10 before the training stops.
         samples_per_epoch: draw only so many samples each epoch.
         validate_users: so many users, drawn by the seed, are asked after each epoch; None: all;
@@ -53,7 +54,7 @@ class T5Recommender(Recommender):
 
     Deviates: a 1 % warm-up and clipping at norm 1, which ReSID does not state (SPEC 14). No
     user tokens (TIGER's 2,000 hashed users; ReSID is silent), because `recommend` knows no users.
-    No end token: all IDs have L codes.
+    The end token closes histories as in RecBole3's TIGER, but is not generated: IDs have L codes.
 
     Cost: O(T L (D^2 + T L D)) per sample and layer, T items in the history; padding is not
     computed, since histories of like length share a batch.
