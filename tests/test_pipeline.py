@@ -1,0 +1,364 @@
+"""One run from data to record: composition, work folders, and stopping at any moment."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from semid_lib import pipeline, results
+from semid_lib.codes import SemanticIds
+from semid_lib.data import synthetic_catalogue
+from semid_lib.errors import CheckpointError, DataError, InputError, UnorderedError
+from semid_lib.recommenders import T5Recommender
+from semid_lib.storage import load_tensors
+from semid_lib.training import TrainingPaused
+
+TINY = {
+    "encoder": {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 2, "samples_per_epoch": 256,
+                "max_length": 5, "batch_size": 64},
+    "quantizer": {"branching": (4, 4, "auto")},
+    "recommender": {"dim": 8, "ffn_dim": 16, "num_heads": 2, "head_dim": 4, "num_layers": 1,
+                    "epochs": 3, "samples_per_epoch": 128, "max_history": 4, "num_beams": 20,
+                    "batch_size": 32, "validate_users": 20},
+}  # fmt: skip
+SASREC = {"recommender": {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 2, "max_history": 4}}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return synthetic_catalogue(80, 60, branching=(3, 2, 1), num_communities=3, random_state=1)[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """The same data as a reader's own folder."""
+    place = tmp_path_factory.mktemp("own") / "party"
+    place.mkdir()
+    rows = pd.DataFrame({"user": tiny.user, "item": tiny.item, "timestamp": tiny.timestamp})
+    rows.to_csv(place / "interactions.csv", index=False)
+    columns = {k: np.array(tiny.field_values[k], dtype=object)[v] for k, v in tiny.fields.items()}
+    pd.DataFrame({"item": range(tiny.num_items), **columns}).to_csv(
+        place / "items.csv", index=False
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """`(record, work folder)` of an uninterrupted ReSID run."""
+    work = tmp_path_factory.mktemp("work")
+    return pipeline.run("resid", tiny, overrides=TINY, folder=work, device="cpu"), work
+
+
+def same_numbers(a, b):
+    """Whether two records agree in everything that is not time, memory or place."""
+    for key in ("metrics", "intervals", "diagnostics", "config", "cut", "dataset_sha256", "seed"):
+        assert a[key] == b[key], key
+    clock = ("seconds", "train_seconds", "samples_per_second")
+    for role in a["curve"]:
+        curves = [
+            [{k: v for k, v in epoch.items() if k not in clock} for epoch in r["curve"][role]]
+            for r in (a, b)
+        ]
+        assert curves[0] == curves[1], role
+
+
+# ---------------------------------------------------------------- what a run makes
+
+
+def test_record_is_complete_and_json(finished):
+    record, work = finished
+    results.check_record(record)
+    assert json.loads((work / "record.json").read_text()) == json.loads(json.dumps(record))
+    assert set(record["curve"]) == {"encoder", "recommender"}
+    assert len(record["curve"]["recommender"]) == 3
+    assert record["config"]["recommender"]["class"] == "T5Recommender"
+    assert record["config"]["encoder"]["weight_decay"] == 1e-5  # defaults are written out too
+    assert record["cost"]["parameters"] == sum(
+        stage.get("parameters", 0) for stage in record["cost"]["stages"].values()
+    )
+    assert record["cost"]["peak_memory"] > 50e6 and record["versions"]["torch"]
+
+
+def test_record_agrees_with_the_work_it_left(finished, tiny):
+    """The saved codes, model and ranks, read back, give the recorded numbers."""
+    record, work = finished
+    sids = SemanticIds.from_json(work / "codes.json")
+    assert list(sids.level_sizes) == record["diagnostics"]["quantizer"]["level_sizes"]
+    assert sids.is_unique and record["diagnostics"]["quantizer"]["collision_rate"] == 1.0
+    vectors = load_tensors(work / "embeddings.safetensors", "embeddings")[0]["vectors"]
+    assert vectors.shape == (80, 8 * (1 + len(tiny.fields)))
+    model = T5Recommender.load(work / "recommender.safetensors")
+    histories = [s[:-1] for s in tiny.sequences()]  # everyone has at least 5 interactions
+    targets = np.array([s[-1] for s in tiny.sequences()])
+    hits = (model.recommend(histories, 10) == targets[:, None]).any(1).mean()
+    assert record["metrics"]["test"]["recall@10"] == pytest.approx(hits)
+    ranks = load_tensors(work / "test.ranks.safetensors", "ranks")[0]
+    assert float((ranks["all.above"] < 10).float().mean()) == pytest.approx(hits)
+
+
+def test_cold_targets_and_buckets_are_counted(finished, tiny):
+    record, _ = finished
+    sequences = tiny.sequences()
+    trained = np.concatenate([s[:-2] for s in sequences])
+    cold = sum(s[-1] not in trained for s in sequences)
+    assert record["diagnostics"]["cold_targets"]["test"] == cold
+    buckets = record["diagnostics"]["buckets"]["test"]
+    assert sum(b["n"] for b in buckets.values()) == len(sequences)
+
+
+@pytest.mark.parametrize("system", ["popularity", "markov", "itemknn", "sasrec", "sasrec*"])
+def test_every_other_system_runs(system, tiny, tmp_path):
+    overrides = SASREC if system.startswith("sasrec") else None
+    record = pipeline.run(system, tiny, overrides=overrides, folder=tmp_path, device="cpu")
+    results.check_record(record)
+    assert record["diagnostics"]["mrr_cut"] is None  # every item was ranked
+
+
+def test_popularity_record_equals_a_count_by_hand(tiny, tmp_path):
+    record = pipeline.run("popularity", tiny, folder=tmp_path)
+    sequences = tiny.sequences()
+    counts = np.bincount(np.concatenate([s[:-2] for s in sequences]), minlength=80)
+    reciprocal = []
+    for sequence in sequences:
+        own = counts[sequence[-1]]
+        above, ties = (counts > own).sum(), (counts == own).sum()
+        reciprocal.append(np.mean([1 / (above + place + 1) for place in range(ties)]))
+    assert record["metrics"]["test"]["mrr"] == pytest.approx(np.mean(reciprocal))
+
+
+def test_own_folder_gives_the_same_run_as_the_data_in_memory(folder, tiny, tmp_path):
+    record = pipeline.run("markov", folder, folder=tmp_path / "a")
+    other = pipeline.run("markov", tiny, folder=tmp_path / "b")
+    assert record["dataset"] == "party"
+    assert record["metrics"] == other["metrics"]
+
+
+def test_the_seed_changes_a_trained_system_and_another_run_of_it_does_not(tiny, tmp_path):
+    def metrics(seed, name):
+        return pipeline.run("sasrec", tiny, seed=seed, overrides=SASREC, folder=tmp_path / name)
+
+    first, again, other = metrics(0, "a"), metrics(0, "b"), metrics(1, "c")
+    same_numbers(first, again)
+    assert first["metrics"] != other["metrics"]
+
+
+# ---------------------------------------------------------------- work folders
+
+
+def test_default_folder_depends_on_every_setting(monkeypatch, tiny, tmp_path):
+    monkeypatch.setenv("SEMID_RUNS", str(tmp_path))
+    pipeline.run("itemknn", tiny)
+    pipeline.run("itemknn", tiny, overrides={"recommender": {"shrinkage": 5.0}})
+    pipeline.run("itemknn", tiny, seed=1)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert len(names) == 3
+    assert sum(n.startswith("itemknn--default--synthetic--quick--s0-") for n in names) == 2
+
+
+def test_folder_of_another_run_is_refused(finished, tiny):
+    _, work = finished
+    with pytest.raises(CheckpointError, match="other settings, data or seed"):
+        pipeline.run("resid", tiny, overrides=TINY, folder=work, seed=7)
+
+
+def test_a_finished_run_is_not_computed_again(finished, tiny, monkeypatch):
+    record, work = finished
+    monkeypatch.setattr(T5Recommender, "fit", None)
+    monkeypatch.setattr("semid_lib.evaluation.evaluate", None)
+    again = pipeline.run("resid", tiny, overrides=TINY, folder=work, device="cpu")
+    same_numbers(record, again)
+
+
+def test_two_processes_do_not_share_a_folder(tiny, tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(f"""
+            from pathlib import Path
+            from semid_lib.pipeline import locked
+            with locked(Path({str(tmp_path / ".lock")!r})) as free:
+                print(free, flush=True)
+                input()
+        """)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "True\n"
+        with pytest.raises(pipeline.BusyError, match="another process"):
+            pipeline.run("popularity", tiny, folder=tmp_path)
+        holder.kill()  # a dead holder frees it
+        holder.wait()
+        pipeline.run("popularity", tiny, folder=tmp_path)
+    finally:
+        holder.kill()
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def test_paused_again_and_again_ends_with_the_same_record(finished, tiny, tmp_path):
+    record, _ = finished
+    pauses = 0
+    while True:
+        try:
+            again = pipeline.run(
+                "resid", tiny, overrides=TINY, folder=tmp_path, device="cpu",
+                deadline=time.monotonic() + 0.15,
+            )  # fmt: skip
+            break
+        except TrainingPaused:
+            pauses += 1
+            assert pauses < 200, "no progress within the deadline"
+    assert pauses >= 2
+    same_numbers(record, again)
+
+
+def test_deadline_in_the_past_stops_before_the_first_step(tiny, tmp_path):
+    with pytest.raises(TrainingPaused, match="paused"):
+        pipeline.run("sasrec", tiny, overrides=SASREC, folder=tmp_path, deadline=0.0)
+
+
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from semid_lib import pipeline, results
+from semid_lib.data import load_dataset
+
+data, overrides, base = load_dataset(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+chance = random.Random(0)
+
+
+def go(work):
+    record = pipeline.run("resid", data, overrides=overrides, folder=work, device="cpu")
+    results.write_record(record, work / "results")
+    return record
+
+
+def child(work, at_write, after):
+    # Fork, die at the moment of a file's renaming or after some time; return whether it died.
+    process = os.fork()
+    if process == 0:
+        real, count = os.replace, 0
+
+        def replace(*names):
+            nonlocal count
+            count += 1
+            if count == at_write:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*names)
+
+        os.replace = replace
+        try:
+            go(work)
+        except BaseException as error:
+            print(type(error), error, file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    if after is not None:
+        time.sleep(after)
+        os.kill(process, signal.SIGKILL)
+    status = os.waitpid(process, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, status
+    return os.WIFSIGNALED(status)
+
+
+go(base / "whole")  # also warms up what is compiled
+for name, draw in (
+    ("writes", lambda: (chance.randint(1, 4), None)),
+    ("moments", lambda: (0, chance.uniform(0.02, 0.4))),
+):
+    deaths = 0
+    while child(base / name, *draw()):
+        deaths += 1
+        assert deaths < 150
+        for path in (base / name).rglob("*.json"):
+            json.loads(path.read_text())  # whatever stands there is whole
+    print(name, deaths)
+# At the record's own write: the last of all.
+writes = 0
+real = os.replace
+def counting(*names):
+    global writes
+    writes += 1
+    return real(*names)
+os.replace = counting
+go(base / "count")
+os.replace = real
+assert child(base / "record", writes, None) and not list((base / "record/results").glob("*.json"))
+assert not child(base / "record", 0, None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children, needs POSIX")
+def test_killed_at_every_kind_of_moment_ends_with_the_same_record(folder, tmp_path):
+    """SIGKILL at random writes, at random moments and at the record's write; then go on."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), json.dumps(TINY), str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    deaths = dict(line.split() for line in done.stdout.splitlines())
+    assert int(deaths["writes"]) >= 5 and int(deaths["moments"]) >= 1
+    whole = results.load_records(tmp_path / "whole" / "results")[0]
+    for name in ("writes", "moments", "record"):
+        (record,) = results.load_records(tmp_path / name / "results")
+        same_numbers(whole, record)
+        leftovers = [p for p in (tmp_path / name / "results").iterdir() if p.suffix != ".json"]
+        assert all(p.name.startswith(".") for p in leftovers)  # never taken for a record
+
+
+# ---------------------------------------------------------------- errors and surroundings
+
+
+def test_unordered_data_are_refused(tiny):
+    from dataclasses import replace
+
+    with pytest.raises(UnorderedError, match="no time order"):
+        pipeline.run("popularity", replace(tiny, ordered=False, timestamp=None))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"system": "tiger"}, "unknown system 'tiger'"),
+        ({"profile": "fast"}, "profile is 'fast'"),
+        ({"variant": "x"}, "no variant 'x'"),
+        ({"overrides": {"encoder": {}}}, "no stage 'encoder'"),
+        ({"overrides": {"recommender": {"nonsense": 1}}}, "no setting 'nonsense'"),
+        ({"device": "tpu9"}, "tpu9"),
+        ({"precision": "int4"}, "int4"),
+    ],
+)
+def test_bad_arguments_are_named_before_any_work(tiny, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.run(**{"system": "sasrec", "dataset": tiny, "folder": tmp_path / "w", **arguments})
+    assert not (tmp_path / "w").exists()
+
+
+def test_unknown_dataset(tmp_path):
+    with pytest.raises(DataError, match="no-such-set"):
+        pipeline.run("popularity", "no-such-set")
+
+
+def test_commit_is_read_from_git_or_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "lib" / "pipeline.py"))
+    monkeypatch.setenv("SEMID_COMMIT", "abc")
+    assert pipeline.commit() == "abc"
+    monkeypatch.delenv("SEMID_COMMIT")
+    assert pipeline.commit() == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "f").write_text("1")
+    subprocess.run([*git, "add", "f"], check=True)
+    subprocess.run([*git, "commit", "-qm", "m"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert pipeline.commit() == head.strip()
+    (tmp_path / "f").write_text("2")
+    assert pipeline.commit() == head.strip() + "-dirty"
