@@ -20,12 +20,12 @@ _CHUNK = 2**21  # logits held at once by the chunked loss and by the ranks (8 MB
 class TransformerBlock(nn.Module):
     """Self-attention and a ReLU feed-forward net, each added and then normalised (post-LN).
 
-    x <- LN(x + dropout(attention(x))); x <- LN(x + dropout(W2 dropout(relu(W1 x)))). Source:
-    Vaswani et al. 2017, in the form of RecBole's SASRec and `torch.nn.TransformerEncoderLayer`.
+    x <- LN(x + dropout(attention(x))); x <- LN(x + dropout(W2 relu(W1 x))). Source: Vaswani et
+    al. 2017, in the form of RecBole's sequential recommenders (no dropout inside the net).
 
     Args:
         dim: width D, a multiple of `num_heads`. ffn_dim: inner width of the feed-forward net.
-        dropout: rate for attention weights, both residual branches and the inner activation.
+        dropout: rate for the attention weights and for what both branches add.
     """
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float):
@@ -68,7 +68,7 @@ class TransformerBlock(nn.Module):
 
     def _after(self, x, mixed):
         x = self.norm1(x + self.dropout(mixed))
-        inner = self.dropout(F.relu(self.inner(x)))
+        inner = self.inner(x).relu_()
         return self.norm2(x + self.dropout(self.outer(inner)))
 
 

@@ -152,7 +152,7 @@ def train(
     ).hexdigest()
     loop.resume(epochs)
     show = sys.stderr.isatty() if progress is None else progress
-    saved = time.monotonic()
+    saved = shown = time.monotonic()
     with tqdm(
         total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step"
     ) as bar:
@@ -176,10 +176,11 @@ def train(
                     loop.history.snapshots[loop.step] = {
                         n: t.detach().cpu().clone() for n, t in snapshot().items()
                     }
-                bar.update()
                 now = time.monotonic()
-                if show and now - bar.start_t > 1 and bar.n % 10 == 0:
+                if show and now - shown > 1:
+                    shown = now
                     bar.set_postfix(loss=f"{loop.mean_loss():.4f}", refresh=False)
+                bar.update()
                 if checkpoint is not None and now - saved > save_every:
                     loop.spent += now - began
                     loop.save(position + 1)

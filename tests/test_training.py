@@ -1,0 +1,495 @@
+"""The training loop: the same result however often it is stopped, and no lost checkpoint."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from semid_lib import training
+from semid_lib.errors import CheckpointError, InputError
+from semid_lib.storage import load_tensors, save_tensors
+from semid_lib.training import TrainingPaused, rate_factor, train
+
+
+class Problem:
+    """A small regression with dropout, so that every step draws random numbers."""
+
+    def __init__(self, num=40, hidden=6, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(num, 3, generator=generator, dtype=torch.float64)
+        self.y = self.x.sum(1, keepdim=True).sin()
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(
+            nn.Linear(3, hidden), nn.Tanh(), nn.Dropout(0.3), nn.Linear(hidden, 1)
+        )
+        self.seen = []
+
+    def loss(self, rows):
+        self.seen.append(rows.tolist())
+        dtype = next(self.model.parameters()).dtype
+        x, y = self.x[rows].to(dtype), self.y[rows].to(dtype)
+        return (self.model(x) - y).square().mean()
+
+    def validate(self):
+        dtype = next(self.model.parameters()).dtype
+        return {"gain": -float((self.model(self.x.to(dtype)) - self.y.to(dtype)).square().mean())}
+
+    def train(self, **settings):
+        settings = {"epochs": 3, "batch_size": 7, "learning_rate": 0.01, **settings}
+        return train(self.model, self.loss, len(self.x), **settings)
+
+    @property
+    def weights(self):
+        return torch.cat([p.detach().flatten() for p in self.model.parameters()])
+
+
+class StopsAt:
+    """A loss that, before a given call, makes the deadline pass."""
+
+    def __init__(self, problem, clock, call):
+        self.problem, self.clock, self.call, self.count = problem, clock, call, 0
+
+    def __call__(self, rows):
+        self.count += 1
+        if self.count == self.call:
+            self.clock.now = 100.0
+        return self.problem.loss(rows)
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+# --- resuming
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("step", [1, 5, 6, 7, 11, 17])  # 6 steps an epoch
+def test_resumed_equals_uninterrupted(precision, step, tmp_path, monkeypatch):
+    settings = dict(
+        precision=precision, monitor="gain", lengths=np.arange(40) % 5, clip=1.0, warmup=0.2,
+        epochs=3, batch_size=7, learning_rate=0.01, snapshot_steps=(3, 9),
+    )  # fmt: skip
+
+    def run(problem, loss, **more):
+        return train(
+            problem.model, loss, 40, validate=problem.validate,
+            snapshot=problem.model.state_dict, **settings, **more,
+        )  # fmt: skip
+
+    whole = Problem()
+    expected = run(whole, whole.loss)
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+    first = Problem()
+    with pytest.raises(TrainingPaused, match=f"paused at step {step} of 18$"):
+        run(first, StopsAt(first, clock, step), deadline=50.0, checkpoint=tmp_path / "c")
+    second = Problem(seed=0)
+    nn.init.zeros_(second.model[0].weight)  # whatever it starts from must not matter
+    found = run(second, second.loss, checkpoint=tmp_path / "c")
+    assert torch.equal(second.weights, whole.weights)
+    assert first.seen + second.seen == whole.seen
+    assert found.best_epoch == expected.best_epoch and found.steps == expected.steps == 18
+    assert [e["loss"] for e in found.epochs] == [e["loss"] for e in expected.epochs]
+    assert [e["gain"] for e in found.epochs] == [e["gain"] for e in expected.epochs]
+    assert sorted(found.snapshots) == [3, 9]
+    for kept, wanted in zip(found.snapshots.values(), expected.snapshots.values()):
+        assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
+
+
+def test_stopping_after_every_step_changes_nothing(tmp_path, monkeypatch):
+    whole = Problem()
+    whole.train()
+    clock, stops = Clock(), 0
+    monkeypatch.setattr(training, "time", clock)
+    while True:
+        clock.now, problem = 0.0, Problem()
+        try:
+            train(
+                problem.model, StopsAt(problem, clock, 1), 40, epochs=3, batch_size=7,
+                learning_rate=0.01, deadline=50.0, checkpoint=tmp_path / "c",
+            )  # fmt: skip
+            break
+        except TrainingPaused:
+            stops += 1
+    assert stops == 17 and torch.equal(problem.weights, whole.weights)
+
+
+def test_a_finished_checkpoint_returns_at_once(tmp_path):
+    first = Problem()
+    history = first.train(checkpoint=tmp_path / "c", validate=first.validate, monitor="gain")
+    again = Problem(seed=0)
+    repeated = again.train(checkpoint=tmp_path / "c", validate=again.validate, monitor="gain")
+    assert again.seen == [] and torch.equal(again.weights, first.weights)
+    assert repeated == history and not again.model.training
+
+
+def test_a_stopped_run_stays_stopped(tmp_path):
+    """Patience ended the run: calling again must not train on."""
+
+    def worse():
+        return {"gain": -len(first.seen)}
+
+    first = Problem()
+    settings = dict(monitor="gain", patience=2, epochs=9, checkpoint=tmp_path / "c")
+    history = first.train(validate=worse, **settings)
+    assert history.stopped == "patience" and len(history.epochs) == 3 and history.best_epoch == 1
+    again = Problem()
+    repeated = again.train(validate=worse, **settings)
+    assert again.seen == [] and repeated.stopped == "patience"
+    assert torch.equal(again.weights, first.weights)
+
+
+KILLED = """
+    import sys, torch
+    torch.set_num_threads(1)
+    sys.path.insert(0, {tests!r})
+    from test_training import Problem
+    problem = Problem()
+    slow = problem.loss
+    def loss(rows):
+        print(len(problem.seen), flush=True)
+        import time; time.sleep(0.01)
+        return slow(rows)
+    problem.loss = loss
+    problem.train(epochs=20, checkpoint={path!r}, save_every=0.0)
+"""
+
+
+def test_kill_9_then_resume_gives_identical_weights(tmp_path):
+    whole = Problem()
+    whole.train(epochs=20)
+    path = str(tmp_path / "c")
+    code = textwrap.dedent(KILLED.format(tests=os.path.dirname(__file__), path=path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for _ in range(33):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    _, meta = load_tensors(path)
+    assert 20 < meta["step"] <= 34  # really stopped midway, having saved after each step
+    problem = Problem()
+    problem.train(epochs=20, checkpoint=path)
+    assert len(problem.seen) == 120 - meta["step"]
+    assert torch.equal(problem.weights, whole.weights)
+
+
+# --- checkpoints that must be refused
+
+
+@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
+def test_truncated_checkpoint(keep, tmp_path):
+    path = tmp_path / "c"
+    Problem().train(checkpoint=path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(CheckpointError, match="not a readable semid_lib file"):
+        Problem().train(checkpoint=path)
+
+
+def test_garbage_checkpoint(tmp_path):
+    path = tmp_path / "c"
+    path.write_bytes(np.random.default_rng(0).bytes(4000))
+    with pytest.raises(CheckpointError, match="not a readable"):
+        Problem().train(checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(learning_rate=0.02), dict(epochs=4), dict(batch_size=8), dict(seed=1),
+        dict(precision="float64"), dict(weight_decay=0.1), dict(schedule="constant"),
+        dict(snapshot_steps=(2,)), dict(identity={"data": "other"}),
+    ],
+)  # fmt: skip
+def test_checkpoint_of_another_setting(change, tmp_path):
+    Problem().train(checkpoint=tmp_path / "c")
+    problem = Problem()
+    if "snapshot_steps" in change:
+        change = {**change, "snapshot": problem.model.state_dict}
+    with pytest.raises(CheckpointError, match="written by another model, dataset or setting"):
+        problem.train(checkpoint=tmp_path / "c", **change)
+
+
+def test_checkpoint_of_another_model_or_data(tmp_path):
+    Problem().train(checkpoint=tmp_path / "c")
+    for other in (Problem(hidden=7), Problem(num=41)):
+        with pytest.raises(CheckpointError, match="another model"):
+            other.train(checkpoint=tmp_path / "c")
+
+
+def test_a_file_of_another_kind(tmp_path):
+    save_tensors(tmp_path / "c", {"x": torch.ones(2)}, {"kind": "FAMAE"})
+    with pytest.raises(CheckpointError, match="holds a 'FAMAE', not a 'training checkpoint'"):
+        Problem().train(checkpoint=tmp_path / "c")
+
+
+def test_identity_may_hold_numpy_numbers(tmp_path):
+    Problem().train(checkpoint=tmp_path / "c", identity={"seed": np.int64(3)})
+    Problem().train(checkpoint=tmp_path / "c", identity={"seed": 3})
+
+
+# --- losses that are not finite
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_loss_keeps_the_last_good_checkpoint(bad, tmp_path):
+    problem = Problem()
+    sound = problem.loss
+
+    def loss(rows):
+        value = sound(rows)
+        return value * bad if len(problem.seen) == 9 else value
+
+    problem.loss = loss
+    with pytest.raises(InputError, match=f"the loss is {bad} in epoch 2, after step"):
+        problem.train(checkpoint=tmp_path / "c", save_every=0.0)
+    tensors, meta = load_tensors(tmp_path / "c")
+    assert meta["step"] == 8
+    assert all(t.isfinite().all() for t in tensors.values())
+
+
+def test_bad_gradient_of_a_finite_loss(tmp_path):
+    """sqrt at 0 has a finite value and an infinite slope: the weights break, not the loss."""
+    problem = Problem()
+    sound = problem.loss
+
+    def loss(rows):
+        value = sound(rows)
+        return value + (value - value).sqrt() if len(problem.seen) == 4 else value
+
+    problem.loss = loss
+    with pytest.raises(InputError, match="a weight is not finite in epoch 1, after step 4"):
+        problem.train(checkpoint=tmp_path / "c", save_every=0.0)
+    tensors, meta = load_tensors(tmp_path / "c")
+    assert meta["step"] == 3 and all(t.isfinite().all() for t in tensors.values())
+
+
+def test_bad_loss_without_checkpoint():
+    problem = Problem()
+    problem.y = problem.y * torch.nan
+    with pytest.raises(InputError, match="the loss is nan in epoch 1, after step 6"):
+        problem.train()
+
+
+# --- batches
+
+
+@pytest.mark.parametrize("lengths", [None, np.arange(40) % 9])
+def test_every_epoch_visits_every_sample_once(lengths):
+    problem = Problem()
+    problem.train(lengths=lengths, epochs=3)
+    orders = [sum(problem.seen[i : i + 6], []) for i in (0, 6, 12)]
+    assert all(sorted(order) == list(range(40)) for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert [len(b) for b in problem.seen].count(7) == 15
+
+
+@pytest.mark.parametrize("per_epoch", [15, 40, 100])
+@pytest.mark.parametrize("lengths", [None, np.arange(40)])
+def test_samples_per_epoch_come_round(per_epoch, lengths):
+    problem = Problem()
+    problem.train(samples_per_epoch=per_epoch, epochs=8, batch_size=6, lengths=lengths)
+    steps = -(-min(per_epoch, 40) // 6)
+    assert len(problem.seen) == 8 * steps
+    drawn = sum(problem.seen, [])
+    counts = np.bincount(drawn, minlength=40)
+    assert counts.max() - counts.min() <= 1 and counts.sum() == 8 * min(per_epoch, 40)
+    for whole in range(0, len(drawn) - 40, 40) if per_epoch == 40 else ():
+        assert sorted(drawn[whole : whole + 40]) == list(range(40))
+
+
+def test_batches_hold_samples_of_like_length():
+    lengths = np.random.default_rng(0).integers(1, 30, size=600)
+    problem = Problem(num=600)
+    problem.train(lengths=lengths, batch_size=20, epochs=1)
+    spread = [np.ptp(lengths[b]) for b in problem.seen]
+    assert max(spread) <= 2
+    first = [lengths[b].mean() for b in problem.seen]
+    assert first != sorted(first)  # the batches themselves come in random order
+
+
+def test_the_seed_decides_the_order():
+    orders = []
+    for seed in (0, 0, 1):
+        problem = Problem()
+        problem.train(seed=seed)
+        orders.append(problem.seen)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_an_outside_random_state_does_not_matter():
+    first, second = Problem(), Problem()
+    first.train()
+    torch.manual_seed(99)
+    torch.rand(5)
+    second.train()
+    assert torch.equal(first.weights, second.weights)
+
+
+# --- schedule, optimiser, stopping
+
+
+def test_schedule_values():
+    cosine = [rate_factor(s, 10, 0.0, "cosine") for s in range(10)]
+    np.testing.assert_allclose(cosine, 0.5 * (1 + np.cos(np.pi * np.arange(10) / 10)))
+    warm = [rate_factor(s, 10, 0.4, "constant") for s in range(10)]
+    np.testing.assert_allclose(warm, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1])
+    both = [rate_factor(s, 10, 0.4, "cosine") for s in range(10)]
+    np.testing.assert_allclose(both[:5], [0.25, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(both[7], 0.5)
+    assert rate_factor(0, 5, 0.1, "constant") == 1.0  # a warm-up shorter than a step
+    assert all(0 <= rate_factor(s, 3, 1.0, "cosine") <= 1 for s in range(3))
+
+
+def test_steps_equal_plain_adamw():
+    """Without dropout the loop is AdamW with the scheduled rate and clipped gradients."""
+    ours, plain = Problem(), Problem()
+    ours.model[2].p = plain.model[2].p = 0.0
+    ours.train(epochs=2, clip=0.1, weight_decay=0.3, warmup=0.25, precision="float64")
+    plain.model.double()
+    optimizer = torch.optim.AdamW(plain.model.parameters(), lr=1.0, weight_decay=0.3, fused=False)
+    for step, rows in enumerate(ours.seen):
+        optimizer.param_groups[0]["lr"] = 0.01 * rate_factor(step, 12, 0.25, "cosine")
+        optimizer.zero_grad()
+        plain.loss(torch.tensor(rows)).backward()
+        nn.utils.clip_grad_norm_(plain.model.parameters(), 0.1)
+        optimizer.step()
+    torch.testing.assert_close(ours.weights, plain.weights)
+
+
+def test_best_epoch_weights_are_restored():
+    problem, states, gains = Problem(), [], iter([0.1, 0.7, 0.3, 0.7])
+
+    def validate():
+        assert not problem.model.training
+        states.append(problem.weights.clone())
+        return {"gain": next(gains)}
+
+    history = problem.train(epochs=4, validate=validate, monitor="gain")
+    assert history.best_epoch == 2 and history.stopped == "epochs"
+    assert torch.equal(problem.weights, states[1]) and not problem.model.training
+
+
+def test_patience_counts_epochs_without_gain():
+    gains = iter([0.1, 0.3, 0.2, 0.3, 0.4, 0.1, 0.1, 0.1, 0.9])
+    problem = Problem()
+    history = problem.train(
+        epochs=9, validate=lambda: {"gain": next(gains)}, monitor="gain", patience=3
+    )
+    assert len(history.epochs) == 8 and history.best_epoch == 5 and history.stopped == "patience"
+
+
+def test_history_books_what_happened():
+    problem = Problem()
+    history = problem.train(epochs=2, validate=problem.validate, monitor="gain")
+    assert [e["epoch"] for e in history.epochs] == [1, 2] and history.steps == 12
+    assert all(e["samples_per_second"] > 0 and e["seconds"] > 0 for e in history.epochs)
+    assert history.seconds > 0 and history.samples_per_second > 0
+    json.dumps(history.epochs)
+
+
+def test_history_loss_is_the_mean_over_samples():
+    problem = Problem()
+    values = []
+    sound = problem.loss
+
+    def loss(rows):
+        value = sound(rows)
+        values.append((float(value.detach()), len(rows)))
+        return value
+
+    problem.loss = loss
+    history = problem.train(epochs=1)
+    assert [n for _, n in values] == [7, 7, 7, 7, 7, 5]
+    np.testing.assert_allclose(history.epochs[0]["loss"], sum(v * n for v, n in values) / 40)
+
+
+def test_no_epochs_changes_nothing(tmp_path):
+    problem = Problem()
+    before = problem.weights.clone()
+    history = problem.train(epochs=0)
+    assert history.epochs == [] and torch.equal(problem.weights, before)
+
+
+def test_deadline_in_the_past_pauses_before_the_first_step(tmp_path):
+    problem = Problem()
+    with pytest.raises(TrainingPaused, match="training paused at step 0 of 18"):
+        problem.train(deadline=time.monotonic() - 1, checkpoint=tmp_path / "c")
+    assert problem.seen == [] and (tmp_path / "c").exists()
+
+
+def test_checkpoints_leave_no_other_file(tmp_path):
+    Problem().train(checkpoint=tmp_path / "deep" / "c", save_every=0.0)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["c"]
+
+
+# --- progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_silent_unless_on_a_terminal(monkeypatch, capsys):
+    Problem().train()
+    Problem().train(progress=False)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    Problem().train(label="SASRec")
+    assert "SASRec" in terminal.getvalue() and "18/18" in terminal.getvalue()
+
+
+def test_progress_shows_the_loss(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    problem = Problem()
+    sound = problem.loss
+
+    def loss(rows):
+        time.sleep(0.08)
+        return sound(rows)
+
+    problem.loss = loss
+    problem.train(progress=True)
+    assert "loss=" in terminal.getvalue()
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(epochs=-1), "epochs is -1, but must be at least 0"),
+        (dict(batch_size=0), "batch_size is 0, but must be at least 1"),
+        (dict(samples_per_epoch=0), "samples_per_epoch is 0"),
+        (dict(patience=0), "patience is 0"),
+        (dict(schedule="step"), "schedule is 'step', but must be 'cosine' or 'constant'"),
+        (dict(precision="int8"), "precision is 'int8', but must be one of"),
+    ],
+)
+def test_settings_are_checked(change, message):
+    with pytest.raises(InputError, match=message):
+        Problem().train(**change)
+
+
+def test_no_samples():
+    with pytest.raises(InputError, match="no training samples"):
+        Problem(num=0).train()
