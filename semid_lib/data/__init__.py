@@ -1,5 +1,6 @@
 """Datasets: one in-memory form, named sources, splits, and a synthetic catalogue."""
 
+from semid_lib.data.amazon import read_amazon
 from semid_lib.data.interactions import MISSING, Interactions
 from semid_lib.data.preprocess import (
     BUCKETS,
@@ -33,6 +34,7 @@ __all__ = [
     "limit_history",
     "list_datasets",
     "load_dataset",
+    "read_amazon",
     "same_day_users",
     "synthetic_catalogue",
     "target_buckets",

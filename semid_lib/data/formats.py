@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from semid_lib.data.interactions import Interactions
-from semid_lib.data.preprocess import held_out_rows
 from semid_lib.data.tables import find_file, read_bytes, read_table
 from semid_lib.errors import DataError
 
@@ -235,15 +234,14 @@ def _grouplens_table(folder, name, file, separator, width) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)
 
 
-def _zip_member(path: Path, member: str | None = None) -> bytes:
-    """One member of a zip, read into memory: the named one, or the only file."""
+def _zip_member(path: Path, member: str) -> bytes:
+    """One member of a zip, read into memory."""
     if not path.is_file():
         raise DataError(f"{path} is missing")
     try:
         with zipfile.ZipFile(path) as file:
-            names = [n for n in file.namelist() if not n.endswith("/") and "__MACOSX" not in n]
-            return file.read(member if member is not None else names[0])
-    except (zipfile.BadZipFile, KeyError, IndexError, EOFError, OSError, RuntimeError) as error:
+            return file.read(member)
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error, OSError, RuntimeError) as error:
         raise DataError(f"{path} is corrupt, cut short or of another kind ({error})") from error
 
 
@@ -264,83 +262,6 @@ def _readable_title(title: str, year: str) -> str:
     """`"Usual Suspects, The"` and `"1995"` become `"The Usual Suspects (1995)"`."""
     front = _ARTICLE.sub(lambda m: m[2] + ("" if m[2] == "L'" else " ") + m[1], title)
     return f"{front} ({year})" if year else front
-
-
-def read_reviews(folder: Path, files: Collection[str], name: str) -> Interactions:
-    """Read an Amazon-2014 review file (JSON lines, plain, gzipped or zipped).
-
-    Users are numbered by first appearance, a user's reviews sorted by time (stable), items
-    numbered by first appearance in those sequences. `items["train_review_summaries"]` joins the
-    headlines of an item's reviews, oldest first, up to 400 characters, without each user's last two
-    reviews, so that no validation or test review enters the text.
-
-    Raises:
-        DataError: the file is missing, cut short, or has a line that is not such a record.
-    """
-    payload = None
-    for file in files:
-        path = find_file(folder, file)
-        if path is not None:
-            payload = _zip_member(path) if path.suffix == ".zip" else read_bytes(path)
-            break
-    if payload is None:
-        raise DataError(f"{folder} holds none of {list(files)}")
-    frame = parse_reviews(payload, file)
-    user = pd.factorize(frame["user"])[0]
-    frame = frame.assign(user=user).sort_values(["user", "timestamp"], kind="stable")
-    item, asins = pd.factorize(frame["item"])
-    frame = frame.assign(item=item).reset_index(drop=True)
-    kept = frame[~held_out_rows(frame["user"].to_numpy())].sort_values("timestamp", kind="stable")
-    table = pd.DataFrame({"item": np.arange(len(asins)), "asin": asins})
-    table["n_train_reviews"] = np.bincount(kept["item"], minlength=len(asins))
-    joined = kept[kept["summary"] != ""].groupby("item")["summary"].agg(_join)
-    table["train_review_summaries"] = [joined.get(i, "") for i in range(len(asins))]
-    return Interactions.from_frame(frame, table, [], name=name)
-
-
-def _join(headlines: pd.Series, limit: int = 400) -> str:
-    text = ""
-    for headline in headlines:
-        longer = f"{text} | {headline}" if text else headline
-        if len(longer) > limit:
-            break
-        text = longer
-    return text
-
-
-def parse_reviews(payload: bytes, what: str) -> pd.DataFrame:
-    """Parse JSON lines with reviewerID, asin, overall, unixReviewTime and summary.
-
-    Returns:
-        A table user, item, rating, timestamp, summary in the file's order.
-    """
-    rows = []
-    for number, line in enumerate(io.BytesIO(payload), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            rows.append(
-                (
-                    str(record["reviewerID"]), str(record["asin"]), float(record["overall"]),
-                    int(record["unixReviewTime"]), str(record.get("summary") or ""),
-                )
-            )  # fmt: skip
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ) as e:
-            raise DataError(
-                f"{what}, line {number}: not an Amazon review record ({type(e).__name__}: {e}); is "
-                "the file cut short?"
-            ) from e
-    if not rows:
-        raise DataError(f"{what} holds no reviews")
-    return pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp", "summary"])
 
 
 def _positions(user: np.ndarray) -> np.ndarray:

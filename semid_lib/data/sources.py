@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from semid_lib.data import formats
+from semid_lib.data import amazon, formats
 from semid_lib.data.download import cache_dir, download, pip_download
 from semid_lib.data.interactions import Interactions
 from semid_lib.data.tables import encode_field, find_file, read_folder
@@ -175,7 +175,7 @@ _SOURCES = [
         "30ddc1fe0b1f714602cb70b9134732ae3bd1ef9688172a718b4a744bbf378b16",
         tuple((file,) for file in _REVIEWS),
         ((f"{COLDSTART}/{_REVIEWS[0]}", _REVIEWS[0], None),),
-        lambda folder: formats.read_reviews(folder, _REVIEWS, "instruments"),
+        lambda folder: amazon.read_reviews(folder, _REVIEWS, "instruments"),
     ),
     _lines(
         "office", "Amazon Office Products (2014, 5-core)", MFC_GODE, "Office_Products.txt",

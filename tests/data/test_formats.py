@@ -1,11 +1,9 @@
 """The published forms, on hand-written files and on the exact bytes where they are here."""
 
-import gzip
 import json
 import zipfile
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,9 +131,8 @@ json_values = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40) | json_values.map(lambda v: json.dumps(v).encode()))
-def test_fuzz_attributes_and_reviews(payload):
+def test_fuzz_attributes(payload):
     tolerate(formats.attributes_to_fields, payload, 3, "a.json", **LAYOUT)
-    tolerate(formats.parse_reviews, payload, "r.json")
 
 
 RECBOLE = {
@@ -248,62 +245,3 @@ def test_movielens_zip_cut_short(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DataError, match="cut short"):
         formats.read_movielens(tmp_path, "ml-100k")
-
-
-def review(user, item, time, summary, stars=5):
-    return json.dumps(
-        {
-            "reviewerID": user,
-            "asin": item,
-            "overall": stars,
-            "unixReviewTime": time,
-            "summary": summary,
-        }
-    )
-
-
-REVIEWS = "\n".join(
-    [
-        review("B", "x", 30, "B takes x third"),
-        review("A", "y", 20, "A takes y second"),
-        review("B", "y", 10, "B takes y first"),
-        review("A", "x", 10, "A takes x first"),
-        review("B", "z", 20, "B takes z second"),
-        review("A", "z", 20, "A takes z third, same day, later in the file"),
-        review("B", "w", 5, ""),
-        review("A", "w", 99, "A takes w last"),
-    ]
-)
-
-
-@pytest.mark.parametrize("form", ["plain", "gz", "zip"])
-def test_reviews_by_hand(tmp_path, form):
-    if form == "zip":
-        with zipfile.ZipFile(tmp_path / "r.zip", "w") as file:
-            file.writestr("some/reviews.json", REVIEWS)
-    elif form == "gz":
-        (tmp_path / "r.json.gz").write_bytes(gzip.compress(REVIEWS.encode()))
-    else:
-        (tmp_path / "r.json").write_text(REVIEWS)
-    data = formats.read_reviews(tmp_path, ["r.zip", "r.json"], "hand")
-    # B is user 0 (first line). B: w5 y10 | z20 x30. A: x10 y20 | z20 w99.
-    assert data.items["asin"].tolist() == ["w", "y", "z", "x"]
-    assert [s.tolist() for s in data.sequences()] == [[0, 1, 2, 3], [3, 1, 2, 0]]
-    assert data.items["train_review_summaries"].fillna("").tolist() == [
-        "", "B takes y first | A takes y second", "", "A takes x first"
-    ]  # fmt: skip
-    assert data.items["n_train_reviews"].tolist() == [1, 2, 0, 1]
-
-
-def test_joined_headlines_stop_at_400_characters():
-    texts = pd.Series(["a" * 200, "b" * 190, "c" * 10, "d"])
-    assert formats._join(texts) == "a" * 200 + " | " + "b" * 190
-    assert len(formats._join(texts)) <= 400
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '{"asin": "x"}', review("u", "i", "soon", "s")])
-def test_malformed_reviews(line):
-    with pytest.raises(DataError, match="line 2: not an Amazon review record"):
-        formats.parse_reviews(f"{review('u', 'i', 1, 's')}\n{line}\n".encode(), "r.json")
-    with pytest.raises(DataError, match="no reviews"):
-        formats.parse_reviews(b"\n", "r.json")

@@ -1,0 +1,227 @@
+"""Amazon review data as its authors publish it: JSON lines of 2014 and of 2023."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from semid_lib.data.interactions import Interactions
+from semid_lib.data.preprocess import held_out_rows, k_core
+from semid_lib.data.tables import find_file
+from semid_lib.errors import DataError
+
+_BAD_RECORD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_BAD_FILE = (zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError)
+
+
+def read_amazon(
+    reviews: str | Path, metadata: str | Path | None = None, *, k: int = 5, name: str | None = None
+) -> Interactions:
+    """Read an Amazon subset from the files of jmcauley.ucsd.edu (2014) or Amazon-Reviews-2023.
+
+    Every review is an interaction, also a second one of the same item. Users and items with fewer
+    than k are dropped (k-core); a user's reviews are sorted by time, ties in file order; items are
+    numbered by first appearance in those sequences. `item_ids` holds the ASINs (2023: the parent
+    ASINs), `user_ids` the reviewers.
+
+    Args:
+        reviews: JSON lines, plain, `.gz` or the one file in a `.zip`. 2014: reviewerID, asin,
+            overall, unixReviewTime, summary. 2023: user_id, parent_asin, rating, timestamp
+            (milliseconds), title.
+        metadata: JSON lines (2014: Python literals, as published). Gives the fields `brand`
+            (2014) or `store` (2023) and `category_1`, `category_2`, `category_3`, and the columns
+            title, categories, description.
+        k: of the k-core; 1 keeps all.
+
+    Raises:
+        DataError: a file that is missing, cut short, or has a line of another kind; nothing left.
+
+    Deviates: ReSID (section 4.1) does not say whether the root of a category path, which nearly all
+        items of a subset share, counts as level 1. Here it does not. ReSID then drops items that
+        lack a field: `drop_incomplete_items`.
+    """
+    reviews = Path(reviews)
+    with json_lines(reviews) as lines:
+        frame = k_core(parse_reviews(lines, reviews.name), k)
+    frame, table = _sequences(frame)
+    columns = []
+    if metadata is not None:
+        with json_lines(Path(metadata)) as lines:
+            known = parse_metadata(lines, Path(metadata).name, set(table["asin"]))
+        columns = [known.columns[1], "category_1", "category_2", "category_3"]
+        table = table.merge(known, on="asin", how="left")
+    table = table.rename(columns={"item": "number"}).rename(columns={"asin": "item"})
+    asins = table["item"].to_numpy(object)
+    frame = frame.assign(item=asins[frame["item"].to_numpy()])
+    return Interactions.from_frame(frame, table, columns, name=name or reviews.name.split(".")[0])
+
+
+def read_reviews(folder: Path, files: Collection[str], name: str) -> Interactions:
+    """Read the first of `files` in `folder`, an Amazon-2014 5-core review file, as published.
+
+    Users are numbered by first appearance, a user's reviews sorted by time (stable), items
+    numbered by first appearance in those sequences. `items["train_review_summaries"]` joins the
+    headlines of an item's reviews, oldest first, up to 400 characters, without each user's last
+    two reviews, so that no validation or test review enters the text.
+
+    Raises:
+        DataError: the file is missing, cut short, or has a line that is not such a record.
+    """
+    path = next((p for p in (find_file(folder, file) for file in files) if p), None)
+    if path is None:
+        raise DataError(f"{folder} holds none of {list(files)}")
+    with json_lines(path) as lines:
+        frame, table = _sequences(parse_reviews(lines, path.name))
+    frame["user"] = pd.factorize(frame["user"])[0]
+    return Interactions.from_frame(frame, table, [], name=name)
+
+
+def _sequences(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sort reviews into sequences and number the items; the items with their train headlines."""
+    rank = pd.factorize(frame["user"])[0]
+    frame = frame.assign(rank=rank).sort_values(["rank", "position"], kind="stable")
+    item, asins = pd.factorize(frame["item"])
+    frame = frame.assign(item=item).reset_index(drop=True)
+    kept = frame[~held_out_rows(frame["rank"].to_numpy())].sort_values("position", kind="stable")
+    table = pd.DataFrame({"item": np.arange(len(asins)), "asin": asins})
+    table["n_train_reviews"] = np.bincount(kept["item"], minlength=len(asins))
+    joined = kept[kept["summary"] != ""].groupby("item")["summary"].agg(join_headlines)
+    table["train_review_summaries"] = [joined.get(i, "") for i in range(len(asins))]
+    return frame, table
+
+
+def join_headlines(headlines: Iterable[str], limit: int = 400) -> str:
+    """Join headlines with " | " as long as the text has at most `limit` characters."""
+    text = ""
+    for headline in headlines:
+        longer = f"{text} | {headline}" if text else headline
+        if len(longer) > limit:
+            break
+        text = longer
+    return text
+
+
+@contextmanager
+def json_lines(path: Path) -> Iterator[Iterable[bytes]]:
+    """Open a file of lines, plain, `.gz` or the one file in a `.zip`, and read it as it streams.
+
+    Raises:
+        DataError: the file is missing, cut short or corrupt, also while it is being read.
+    """
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                names = [n for n in archive.namelist() if not n.endswith("/") and "__MAC" not in n]
+                if len(names) != 1:
+                    raise DataError(f"{path} should hold one file, not {len(names)}")
+                with archive.open(names[0]) as file:
+                    yield file
+        else:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                yield file
+    except _BAD_FILE as error:
+        raise DataError(f"{path} cannot be read ({error}): missing, or cut short?") from error
+
+
+def parse_reviews(lines: Iterable[bytes], what: str) -> pd.DataFrame:
+    """Parse reviews of 2014 or 2023, each on its line.
+
+    Returns:
+        A table user, item, rating, timestamp (seconds), position (the time as finely as the
+        source has it), summary, in the file's order.
+    """
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if "reviewerID" in record:
+                who, item, stars = record["reviewerID"], record["asin"], record["overall"]
+                time, per_second = int(record["unixReviewTime"]), 1
+                headline = record.get("summary")
+            else:
+                who, item, stars = record["user_id"], record["parent_asin"], record["rating"]
+                time, per_second = int(record["timestamp"]), 1000
+                headline = record.get("title")
+            row = (str(who), str(item), float(stars), time // per_second, time, headline or "")
+            rows.append((*row[:5], str(row[5])))
+        except _BAD_RECORD as error:
+            raise DataError(
+                f"{what}, line {number}: not an Amazon review record ({type(error).__name__}: "
+                f"{error}); is the file cut short?"
+            ) from error
+    if not rows:
+        raise DataError(f"{what} holds no reviews")
+    columns = ["user", "item", "rating", "timestamp", "position", "summary"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def parse_metadata(lines: Iterable[bytes], what: str, wanted: Collection[str]) -> pd.DataFrame:
+    """Parse item records of 2014 or 2023, keeping the `wanted` ASINs.
+
+    Returns:
+        A table asin, brand or store, category_1..3 (below the root of the first path), categories
+        (the whole path), title, description.
+    """
+    rows, maker = {}, "brand"
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = _literal(line)
+            if "parent_asin" in record:
+                asin, maker = str(record["parent_asin"]), "store"
+                path = record.get("categories") or []
+            else:
+                asin = str(record["asin"])
+                path = (record.get("categories") or [[]])[0]
+            if asin in wanted and asin not in rows:
+                path = [str(level) for level in path]
+                text = record.get("description") or ""
+                text = text if isinstance(text, str) else " ".join(map(str, text))
+                levels = (path[1:4] + [""] * 3)[:3]
+                rows[asin] = (
+                    str(record.get(maker) or ""), *levels, " > ".join(path),
+                    str(record.get("title") or ""), text,
+                )  # fmt: skip
+        except _BAD_RECORD as error:
+            raise DataError(
+                f"{what}, line {number}: not an Amazon item record ({type(error).__name__}: "
+                f"{error}); is the file cut short?"
+            ) from error
+    columns = [
+        maker,
+        "category_1",
+        "category_2",
+        "category_3",
+        "categories",
+        "title",
+        "description",
+    ]
+    table = pd.DataFrame(list(rows.values()), columns=columns, dtype=object)
+    table.insert(0, "asin", list(rows))
+    return table
+
+
+def _literal(line: bytes) -> dict:
+    """JSON, or the Python literal that the metadata of 2014 is written in."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        try:
+            record = ast.literal_eval(line.decode().strip())
+        except (SyntaxError, MemoryError) as error:
+            raise ValueError(f"neither JSON nor a literal: {error}") from error
+    if not isinstance(record, dict):
+        raise TypeError(f"a {type(record).__name__} instead of a record")
+    return record
