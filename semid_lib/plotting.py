@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from semid_lib.errors import InputError
 
@@ -183,3 +184,38 @@ def bars_with_intervals(
     ax.set_xlim(0, 1.15 * max(high for _, high in intervals) or 1)
     ax.set_xlabel(label)
     return ax
+
+
+def flow_diagram(
+    rows: Mapping[str, Sequence[tuple[str, str]]], colours: Sequence[str], *, height: float = 1.3
+) -> Figure:
+    """Draw rows of boxes joined by arrows, each row under its heading.
+
+    Args:
+        rows: heading -> `(title, detail)` of each box, left to right; a detail may have several
+            lines of about 16 characters where a row has five boxes.
+        colours: one per row.
+        height: inches of a row.
+    """
+    fig, ax = figure(height=height * len(rows))
+    ax.set(xlim=(-0.005, 1.005), ylim=(0, len(rows)))
+    ax.set_axis_off()
+    gap = 0.04
+    for row, ((heading, boxes), colour) in enumerate(zip(rows.items(), colours)):
+        top = len(rows) - row
+        ax.text(0, top, heading, weight="bold", va="top", fontsize=10)
+        width = (1 - gap * (len(boxes) - 1)) / len(boxes)
+        low, high = top - 0.93, top - 0.19
+        for column, (title, detail) in enumerate(boxes):
+            left = column * (width + gap)
+            shape = Rectangle((left, low), width, high - low, facecolor=colour + "1A")
+            shape.set(edgecolor=colour, linewidth=1.2)
+            ax.add_patch(shape)
+            middle = left + width / 2
+            ax.text(middle, high - 0.07, title, ha="center", va="top", weight="bold", fontsize=8.5)
+            ax.text(middle, low + 0.29, detail, ha="center", va="center", fontsize=8)
+            if column:
+                place = (low + high) / 2
+                ends = dict(xy=(left, place), xytext=(left - gap, place))
+                ax.annotate("", **ends, arrowprops={"arrowstyle": "-|>", "color": "#333333"})
+    return fig
