@@ -141,10 +141,12 @@ class FAMAE(Probes, BaseEstimator):
             arrays = (split.items, *split.windows(self.max_length - 1))
         else:
             histories = [h[1 - self.max_length :] for h in split.histories(part)]
+            if not histories:
+                raise InputError("nobody to evaluate on: no user has 3 interactions")
             ends = np.cumsum([len(h) + 1 for h in histories])
             pairs = zip(histories, split.targets[part])
-            rows = [np.append(h, t) for h, t in pairs] or [np.zeros(0, np.int64)]
-            arrays = (np.concatenate(rows), np.append(0, ends[:-1])[: len(ends)], ends - 1)
+            rows = [np.append(h, t) for h, t in pairs]
+            arrays = (np.concatenate(rows), np.append(0, ends[:-1]), ends - 1)
         return tuple(torch.as_tensor(a, device=self._device) for a in arrays)
 
     def _gather(self, samples, rows):
@@ -263,7 +265,8 @@ class FAMAE(Probes, BaseEstimator):
     def load(cls, path: str | Path) -> FAMAE:
         """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
         tensors, meta = load_tensors(path, "FAMAE")
-        self = cls(**meta["params"])
+        params = meta["params"].items()
+        self = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params})
         device = resolve_device(self.device)
         codes = tensors.pop("codes").numpy()
         self._build(tuple(meta["fields"]), tuple(meta["sizes"]), codes, device)

@@ -96,7 +96,7 @@ class Probes:
         rows = ((samples[2] - samples[1]) >= min_history).nonzero()[:num, 0]
         total = torch.zeros(self.num_layers, self.max_length, dtype=torch.float64)
         reached = torch.zeros(self.max_length)
-        for some in rows.split(256):
+        for some in rows.split(256) if len(rows) else ():
             items, valid = self._gather(samples, some)
             tokens = self.network_.table.tokens[items]
             tokens[:, -1] = self.network_.table.masked
