@@ -42,6 +42,7 @@ environment:
 
 data: environment
 	@$(BIN)/semid data fetch ml-100k
+	@$(BIN)/semid data fetch ml-1m || echo "Going on without ml-1m; what needs it says so."
 
 run: environment
 	$(BIN)/python scripts/notebooks.py run $(if $(CHAPTER),$(CHAPTER) --force)

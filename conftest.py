@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,7 +23,6 @@ def pytest_collection_modifyitems(items):
     """Skip chapters whose declared datasets this machine does not hold; tests never download."""
     if not any(item.path.suffix == ".ipynb" for item in items):
         return
-    sys.path.insert(0, str(ROOT / "scripts"))
     from notebooks import missing_data
 
     missing = {path: missing_data(path) for path in {i.path for i in items} if _is_chapter(path)}

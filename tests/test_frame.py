@@ -15,10 +15,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import copies
+import environment
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import copies  # noqa: E402
-import environment  # noqa: E402
 
 # Lines a file may have: the papers' methods are readable in one sitting.
 SITTING = {"famae.py", "gaoq.py", "r3vae.py", "acerec.py", "t5.py"}

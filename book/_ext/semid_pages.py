@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 
 from docstrings import to_rst
-
 from semid_lib import results
 
 STATUS, API = "book/status", "book/api"
@@ -83,6 +83,11 @@ def convert_docstring(app, what, name, obj, options, lines) -> None:
     lines[:] = to_rst("\n".join(lines)).split("\n")
 
 
+def skip_routing(app, what, name, obj, skip, options):
+    """Leave out the methods that scikit-learn adds to every estimator for metadata routing."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def drop_thebe(app, pagename, templatename, context, doctree) -> None:
     """Leave out the live-code loader: nothing uses it, and it is fetched from another site."""
 
@@ -99,5 +104,6 @@ def setup(app) -> dict:
     app.connect("source-read", fill_page)
     app.connect("env-get-outdated", always_read)
     app.connect("autodoc-process-docstring", convert_docstring)
+    app.connect("autodoc-skip-member", skip_routing)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,15 +1,14 @@
 """The notebook refresher and checker, on chapters written here."""
 
 import json
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
+import notebooks
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-import notebooks  # noqa: E402
 
 PROSE = '# %% [markdown]\nr"""\n# A title\n\n$\\alpha$ and `code`\n"""\n'
 SETUP = '# %% tags=["hide-cell", "colab-setup"]\nimport semid_lib.part\n'

@@ -1,0 +1,128 @@
+"""The local Sphinx extensions: docstrings as text, generated pages."""
+
+import inspect
+from pathlib import Path
+
+import docutils.core
+import docutils.nodes
+import pytest
+
+import docstrings
+import semid_pages
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SAMPLE = """Fit the model; q(v | h) = softmax(s * cos(h_t, E_k[v])), see `a|b` and `x_`s.
+
+It ends in `_` or in E_ and needs \\\\hat{x}:
+* one bullet with
+  two lines;
+* another, 2**3.
+
+    indented = block_ | of text
+
+Args:
+    alpha, beta_: [N, L] int64, 0 to K_l - 1,
+        on `device`.
+    *rest: others; gamma, delta: and (so) on
+Returns:
+    `codes` [N, L].
+
+Raises:
+    ValueError: D differs. KeyError: not an
+    entry of its own.
+Cost: O(N L |V|) time,
+and memory.
+
+After it.
+
+Example:
+    >>> f(x_, 2 * 3)
+    |6|
+"""
+
+
+def _parse(text):
+    """Parsed by docutils itself, every warning an error."""
+    settings = {"report_level": 2, "halt_level": 2, "warning_stream": False}
+    return docutils.core.publish_doctree(text, settings_overrides=settings)
+
+
+def test_the_text_of_a_docstring_survives():
+    document = _parse(docstrings.to_rst(SAMPLE))
+    shown = " ".join(document.astext().split())
+    for part in (
+        "q(v | h) = softmax(s * cos(h_t, E_k[v])), see a|b and x_s.",
+        "It ends in _ or in E_ and needs \\\\hat{x}:",
+        "one bullet with two lines;",
+        "another, 2**3.",
+        "alpha, beta_: [N, L] int64, 0 to K_l - 1, on device.",
+        "*rest: others; gamma, delta: and (so) on",
+        "codes [N, L].",
+        "ValueError: D differs. KeyError: not an entry of its own.",
+        "Cost: O(N L |V|) time, and memory.",
+        "After it.",
+        ">>> f(x_, 2 * 3) |6|",
+    ):
+        assert part in shown
+    items = [item.astext() for item in document.findall(docutils.nodes.list_item)]
+    assert len(items) == 2 + 2 + 1
+    blocks = [block.astext() for block in document.findall(docutils.nodes.literal_block)]
+    assert blocks == ["indented = block_ | of text"]
+    assert len(list(document.findall(docutils.nodes.doctest_block))) == 1
+
+
+def _public():
+    import importlib
+
+    for name in semid_pages.public_modules():
+        module = importlib.import_module(name)
+        yield name, module
+        for key, value in vars(module).items():
+            if key.startswith("_") or getattr(value, "__module__", None) != name:
+                continue
+            yield f"{name}.{key}", value
+            if inspect.isclass(value):
+                for member, function in vars(value).items():
+                    if not member.startswith("_") and not member.endswith("_request"):
+                        yield f"{name}.{key}.{member}", function
+
+
+def test_every_docstring_of_the_library_parses():
+    count = 0
+    for name, value in _public():
+        text = getattr(value, "__doc__", None)
+        if text and (inspect.ismodule(value) or callable(value) or isinstance(value, property)):
+            try:
+                _parse(docstrings.to_rst(inspect.cleandoc(text)))
+            except Exception as error:
+                pytest.fail(f"{name}: {error}")
+            count += 1
+    assert count > 100
+
+
+def test_the_reference_lists_every_public_module():
+    text = semid_pages.api_text(set())
+    for path in (ROOT / "semid_lib").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.name.startswith("_") or "\ndef " not in path.read_text():
+            continue
+        assert f".. automodule:: {name}\n" in text
+
+
+def test_the_status_page_lists_25_tables_and_24_figures():
+    lines = semid_pages.status_text(set()).split("\n")
+    rows = [
+        line.split("|")[1].split() for line in lines if line.startswith(("| Table", "| Figure"))
+    ]
+    assert sum(kind == "Table" for kind, _ in rows) == 25
+    assert sum(kind == "Figure" for kind, _ in rows) == 24
+    assert all(state in semid_pages.STATES for state in semid_pages.results.status()["state"])
+
+
+def test_the_status_page_links_only_pages_that_exist(monkeypatch):
+    table = semid_pages.results.status()
+    table.loc[0, "chapter"] = "12_resid"
+    monkeypatch.setattr(semid_pages.results, "status", lambda: table)
+    assert "{doc}`12 </notebooks/12_resid>`" in semid_pages.status_text({"notebooks/12_resid"})
+    assert "{doc}" not in semid_pages.status_text(set())
