@@ -1,7 +1,5 @@
 """SASRec: a causal transformer over the history, with item ids alone or with side fields."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,10 +23,9 @@ class SASRec(Recommender):
     """Self-attentive sequential recommendation (Kang & McAuley 2018) with a softmax loss.
 
     x_t = p_t + sum_j E_j[f_t^j], h = causal transformer(x); item i scores h_t . v_i as the next
-    one, and the loss is the mean cross-entropy over all targets of the train part. One causal
-    pass over a user's sequence predicts every next item, so each target is encoded once: the
-    same numbers as one padded row a prefix (RecBole), without the rows. With side fields this is
-    the SASRec* of ReSID (table 4).
+    one; the loss is the mean cross-entropy over all targets of the train part. One causal pass
+    predicts every next item of a user: the same numbers as one row a prefix (RecBole) for a
+    fraction of the work. With side fields this is SASRec* (ReSID table 4).
 
     Args:
         field_names: side fields summed into an item's token; () for the id alone, None for all.
@@ -41,14 +38,13 @@ class SASRec(Recommender):
         long_histories: with targets "all", train on the last `max_history` targets of a longer
             sequence ("last", the convention of SASRec), or cut it into windows ("windows").
         batch_size: sequences a step (256 of Beauty hold about 1,500 targets).
-        epochs, learning_rate, weight_decay, samples_per_epoch, device, precision, random_state,
-            patience (on validation NDCG@10): see `training.train`.
+        patience: epochs without gain in validation NDCG@10. The others: see `training.train`.
 
     Attributes:
-        history_: `training.History`. loss_name: the loss in words, for the tables.
+        history_: `training.History`.
 
-    Deviates: softmax instead of the original's binary loss with one negative (name the loss when
-    comparing); post-layer-norm as in RecBole; positions count from the oldest item read.
+    Deviates: softmax instead of the original's binary loss with one negative (`loss_name`, for
+    the tables); post-layer-norm as in RecBole; positions count from the oldest item read.
 
     Cost: O(T D (T + D + ffn_dim)) per layer and sequence plus O(D N) a target ("full").
     """
@@ -90,7 +86,7 @@ class SASRec(Recommender):
         items = torch.as_tensor(split.items, device=device)
         start, end = self._sequences(split)
         rows = torch.as_tensor(np.stack([start, end]), device=device)
-        per_row = (end - start).mean() if self.targets == "all" else 1.0
+        per_row = (end - start).sum() / max(len(start), 1) if self.targets == "all" else 1.0
         self.history_ = train(
             self.network_, lambda batch: self._loss(items, *rows[:, batch], per_row), len(start),
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
@@ -134,7 +130,7 @@ class SASRec(Recommender):
         step = torch.arange(int((end - start).max()), device=items.device)
         place = start[:, None] + step
         valid = place < end[:, None]
-        place = place.clamp(max=len(items) - 2)
+        place = place.clamp(max=len(items) - 2)  # padding reads any item
         tokens = self.network_.table.tokens[items[place]]
         if self.targets == "last":
             hidden, wanted = self.network_(tokens, at=end - start - 1), items[end]
@@ -189,10 +185,13 @@ class SASRec(Recommender):
     def item_vectors(self, which: str | None = None) -> np.ndarray:
         """Return the items' vectors v_i, float32 `[N, dim]`: "fused", "id"; None as scored with."""
         self.num_items_fitted  # noqa: B018 - raises when not fitted
+        if which not in (None, "fused", "id"):
+            raise InputError(f"which is {which!r}, but must be 'fused' or 'id'")
         return self._vectors(which).float().cpu().numpy()
 
     def num_parameters(self, embeddings: bool = True) -> int:
         """Count the learnt numbers, with or without the fields' tables."""
+        self.num_items_fitted  # noqa: B018 - raises when not fitted
         return self.network_.num_parameters(embeddings)
 
     def _state(self):
