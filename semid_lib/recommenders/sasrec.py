@@ -32,8 +32,7 @@ class SASRec(Recommender):
         score_with: v_i is the sum over the fields ("fused") or the id's row ("id").
         loss: "full" softmax over all items, or "sampled": `num_negatives` uniform ones, shared.
         similarity: "dot", or "cosine": sqrt(dim) cos(h, v_i), the choice of ReSID appendix E.
-        targets: "all" positions of a sequence; or "last": one sample for each target, its
-            `max_history` predecessors before it (sliding window), predicted at the last position.
+        targets: "all" positions of a sequence; or "last": one sliding window for each target.
         max_history: how many of the newest items are read.
         long_histories: with targets "all", train on the last `max_history` targets of a longer
             sequence ("last", the convention of SASRec), or cut it into windows ("windows").
@@ -78,11 +77,11 @@ class SASRec(Recommender):
 
         Raises:
             InputError: an unknown setting or field, no sample, a loss that is not finite.
-            TrainingPaused, CheckpointError: see `training.train`.
+            Others: see `training.train`.
         """
-        self._see(split)
         self.fields_, sizes, codes = item_fields(split.data, self.field_names)
-        device = self._build(sizes, codes)
+        self._build(sizes, codes)
+        device = self.network_.position.device
         items = torch.as_tensor(split.items, device=device)
         start, end = self._sequences(split)
         rows = torch.as_tensor(np.stack([start, end]), device=device)
@@ -97,9 +96,10 @@ class SASRec(Recommender):
             seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
             label="SASRec", identity={**self.get_params(), "device": 0, "data": split.data.sha256},
         )  # fmt: skip
+        self._see(split)
         return self
 
-    def _build(self, sizes, codes) -> str:
+    def _build(self, sizes, codes) -> None:
         check_choices(
             self, score_with=("fused", "id"), similarity=("dot", "cosine"), targets=("all", "last"),
             loss=("full", "sampled"), long_histories=("last", "windows"),
@@ -108,9 +108,7 @@ class SASRec(Recommender):
             raise InputError(f"max_history is {self.max_history}, but must be at least 1")
         torch.manual_seed(self.random_state)
         network = SequenceNetwork(self, sizes, codes, self.max_history, causal=True)
-        device = resolve_device(self.device)
-        self.network_ = network.to(device)
-        return device
+        self.network_ = network.to(resolve_device(self.device))
 
     def _sequences(self, split) -> tuple[np.ndarray, np.ndarray]:
         """`(start, end)`: sample s reads `items[start:end]`; its newest target is `items[end]`."""
@@ -127,8 +125,7 @@ class SASRec(Recommender):
 
     def _loss(self, items, start, end, per_row) -> Tensor:
         """Summed cross-entropy of the targets over what an average batch of this size holds."""
-        step = torch.arange(int((end - start).max()), device=items.device)
-        place = start[:, None] + step
+        place = start[:, None] + torch.arange(int((end - start).max()), device=items.device)
         valid = place < end[:, None]
         place = place.clamp(max=len(items) - 2)  # padding reads any item
         tokens = self.network_.table.tokens[items[place]]
@@ -137,11 +134,11 @@ class SASRec(Recommender):
         else:
             hidden, wanted = self.network_(tokens)[valid], items[place + 1][valid]
         hidden, vectors = self._unit(hidden, self.dim**0.5), self._vectors()
-        if self.loss == "sampled":
-            cosine = self.similarity == "cosine"
-            total = sampled_cross_entropy(hidden, vectors, wanted, self.num_negatives, cosine)
-        else:
+        if self.loss == "full":
             total = chunked_cross_entropy(hidden, self._unit(vectors), wanted)
+        else:
+            how = self.num_negatives, self.similarity == "cosine"
+            total = sampled_cross_entropy(hidden, vectors, wanted, *how)
         return total / (len(start) * per_row)
 
     def _unit(self, x: Tensor, length: float = 1.0) -> Tensor:
@@ -159,14 +156,13 @@ class SASRec(Recommender):
         self.network_.eval()
         device = self.network_.position.device
         kept = [h[-self.max_history :] for h in histories]
-        lengths = torch.as_tensor([len(h) for h in kept])
+        lengths = torch.tensor([len(h) for h in kept])
         flat = torch.as_tensor(np.concatenate(kept))
         begin = lengths.cumsum(0) - lengths
         hidden = torch.empty(len(kept), self.dim, dtype=self.network_.position.dtype, device=device)
         for rows in lengths.argsort(stable=True).split(1024):
             place = begin[rows, None] + torch.arange(int(lengths[rows].max()))
-            batch = flat[place.clamp(max=len(flat) - 1)].to(device)
-            tokens = self.network_.table.tokens[batch]
+            tokens = self.network_.table.tokens[flat[place.clamp(max=len(flat) - 1)].to(device)]
             hidden[rows.to(device)] = self.network_(tokens, at=(lengths[rows] - 1).to(device))
         return self._unit(hidden, self.dim**0.5)
 
@@ -174,8 +170,7 @@ class SASRec(Recommender):
         hidden = self._encode(split.histories("validation"))
         targets = torch.as_tensor(split.targets["validation"], device=hidden.device)
         ranks = target_ranks(hidden, self._unit(self._vectors()), targets)
-        found = {"recall@10": ranks.recall(10), "ndcg@10": ranks.ndcg(10)}
-        return {name: float(values.mean()) for name, values in found.items()}
+        return {f"{m}@10": float(getattr(ranks, m)(10).mean()) for m in ("recall", "ndcg")}
 
     @torch.no_grad()
     def _scores(self, histories):
