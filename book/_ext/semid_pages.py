@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 
 from docstrings import to_rst
 from semid_lib import results
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
 STATUS, API = "book/status", "book/api"
+# The reference follows the data; modules not named here come after, by name.
+WAY = ("data", "encoders", "quantizers", "codes", "recommenders", "training", "evaluation")
+WAY += ("diagnostics", "systems", "pipeline", "results", "queue", "plotting", "runtime")
+NOT_LISTED = ("cli",)  # `semid --help` documents it
 STATES = ("live", "recorded", "partly", "not yet", "not possible")
 
 
@@ -31,38 +37,51 @@ def status_text(pages) -> str:
             numbers = f"{row.ours} of {row.cells}" if row.cells else ""
             page = f"notebooks/{row.chapter}"
             where = f"{{doc}}`{row.chapter[:2]} </{page}>`" if page in pages else ""
-            cells = [f"{row.kind.title()} {row.number}", shown, row.state, numbers, where]
+            item, state = f"{row.kind.title()} {row.number}", row.state
+            cells = [item.replace(" ", NO_BREAK), shown, state.replace(" ", NO_BREAK)]
+            cells += [numbers.replace(" ", NO_BREAK), where]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
-def public_modules() -> list[str]:
-    """Every module of the library that has something public of its own, packages first."""
+def public_names() -> dict[str, list[str]]:
+    """Module or subpackage -> its public names, in the order of the way of the data.
+
+    A subpackage says what is public in its `__all__`; a module of the top level by underscores.
+    """
     import semid_lib
 
-    names = []
-    for info in pkgutil.walk_packages(semid_lib.__path__, "semid_lib."):
-        module = importlib.import_module(info.name)
+    found = {info.name for info in pkgutil.iter_modules(semid_lib.__path__)}
+    order = [*WAY, *sorted(found - set(WAY))]
+    names = {}
+    for short in (name for name in order if name in found and name not in NOT_LISTED):
+        module = importlib.import_module(f"semid_lib.{short}")
         own = [
             name
             for name, value in vars(module).items()
-            if not name.startswith("_")
-            and getattr(value, "__module__", None) == info.name
-            and getattr(value, "__doc__", None)
+            if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
         ]
-        if own and not info.name.split(".")[-1].startswith("_"):
-            names.append(info.name)
-    return sorted(names, key=lambda name: (name.count(".") == 1, name))
+        names[module.__name__] = list(getattr(module, "__all__", own))
+    return {name: public for name, public in names.items() if public}
 
 
 def api_text(pages) -> str:
-    """The reference: a section for each module, filled by autodoc from its docstrings."""
+    """The reference: a section for each module, filled by autodoc from the docstrings."""
     lines = []
-    for name in public_modules():
-        anchor = "api-" + name.removeprefix("semid_lib.").replace(".", "-").replace("_", "-")
-        lines += [f"({anchor})=", f"## `{name}`", "", "```{eval-rst}"]
-        lines += [f".. automodule:: {name}", "   :members:", "   :show-inheritance:", "```", ""]
+    for module, names in public_names().items():
+        short = module.removeprefix("semid_lib.")
+        loaded = importlib.import_module(module)
+        lines += [f"(api-{short.replace('_', '-')})=", f"## {short}", ""]
+        lines += ["```{eval-rst}", f".. automodule:: {module}", "   :no-members:", ""]
+        for name in names:
+            value = getattr(loaded, name)
+            kind = "autofunction" if inspect.isroutine(value) else "autoclass"
+            if not (inspect.isroutine(value) or inspect.isclass(value)):
+                continue
+            lines += [f".. {kind}:: {module}.{name}"]
+            lines += ["   :members:", "   :show-inheritance:", ""] if kind == "autoclass" else [""]
+        lines += ["```", ""]
     return "\n".join(lines)
 
 
