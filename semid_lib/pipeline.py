@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from semid_lib import __version__, systems
 from semid_lib.errors import CheckpointError, SemidError
@@ -95,31 +96,18 @@ def locked(path: Path):
     """Hold an exclusive lock on `path`; yields False at once if another process holds it.
 
     The operating system frees it when its holder dies, however it dies, so a lock is never stale.
-    The file, which names the last holder's process, stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            _lock(file)
-        except OSError:
-            yield False
-            return
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield True
-
-
-def _lock(file) -> None:
+    lock = FileLock(path)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
         return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def resolve(device: str, precision: str, profile: str) -> tuple[str, str]:

@@ -24,6 +24,8 @@ from semid_lib.systems import FLOORS
 
 #: Exit codes of a worker besides 0 (done), 1 (bug) and 2 (error in words).
 PAUSED, BUSY = 3, 4
+#: How a worker process is started.
+WORKER = (sys.executable, "-m", "semid_lib.queue")
 _MARGIN = 0.05  # share of the budget, at most 20 s, left for writing checkpoints
 
 
@@ -223,8 +225,7 @@ class _Runner:
     def start(self, entry: Entry) -> None:
         log = runs_folder() / f"{entry.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "semid_lib.queue", "work", entry.name]
-        command += ["--device", self.device]
+        command = [*WORKER, "work", entry.name, "--device", self.device]
         if self.soft is not None:
             command += ["--until", repr(self.soft)]
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))

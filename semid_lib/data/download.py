@@ -13,12 +13,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-import pooch
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -31,7 +31,20 @@ _FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 def cache_dir() -> Path:
     """Where downloads are kept: `$SEMID_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("SEMID_CACHE") or pooch.os_cache("semid"))
+    if os.environ.get("SEMID_CACHE"):
+        return Path(os.environ["SEMID_CACHE"])
+    try:
+        return Path(_import_pooch().os_cache("semid"))
+    except ImportError:  # local data need nothing to download with
+        return Path.home() / ".cache" / "semid"
+
+
+def _import_pooch():
+    """Import pooch, and keep tqdm's advice about notebook widgets out of the notebooks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pooch
+    return pooch
 
 
 def download(
@@ -63,6 +76,7 @@ def download(
         DownloadError: the server kept failing, or has no such file; names the address.
         ChecksumError: the bytes are whole but not the pinned ones.
     """
+    pooch = _import_pooch()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

@@ -1,0 +1,255 @@
+"""The queue: what is in it, and a runner that can be stopped, doubled and killed."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import pandas as pd
+import pytest
+
+from semid_lib import queue, results
+from semid_lib.data import list_datasets, synthetic_catalogue
+from semid_lib.errors import InputError
+from semid_lib.queue import Entry
+from semid_lib.systems import FLOORS, SYSTEMS
+
+# ---------------------------------------------------------------- the list
+
+
+def test_the_queue_holds_the_papers_systems_with_three_seeds_and_the_floors():
+    names = {(e.system, e.dataset, e.seed) for e in queue.entries() if e.profile == "paper"}
+    for dataset in ("beauty", "sports", "toys"):
+        for system in ("resid", "sasrec", "sasrec*"):
+            assert {(system, dataset, seed) for seed in range(3)} <= names
+        assert {(floor, dataset, 0) for floor in FLOORS} <= names
+
+
+def test_entries_are_unique_known_and_have_order():
+    entries = queue.entries()
+    assert len({e.name for e in entries}) == len(entries)
+    ordered = {d.name for d in list_datasets() if "NONE" not in d.order}
+    assert {e.dataset for e in entries} <= ordered
+    assert {e.system for e in entries} <= set(SYSTEMS)
+    assert all(e.seed == 0 for e in entries if not SYSTEMS[e.system].seeded)
+
+
+def test_one_seed_of_everything_comes_before_the_second():
+    seeds = [e.seed for e in queue.entries()]
+    assert seeds == sorted(seeds)
+
+
+def test_selection_by_part_and_by_pattern():
+    assert {e.dataset for e in queue.select("beauty")} == {"beauty"}
+    assert {e.system for e in queue.select("sasrec-star--*--s1")} == {"sasrec*"}
+    with pytest.raises(InputError, match="no queue entry matches 'tiger'"):
+        queue.select("tiger")
+
+
+@pytest.mark.parametrize(
+    "text, seconds", [("9m", 540), ("90s", 90), ("90", 90), ("2h", 7200), ("1h30m5s", 5405)]
+)
+def test_durations(text, seconds):
+    assert queue.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "9 m", "-3m", "1.5h", "soon"])
+def test_bad_durations(text):
+    with pytest.raises(InputError, match="not a duration"):
+        queue.parse_duration(text)
+
+
+# ---------------------------------------------------------------- a small queue of its own
+
+WORKER = """
+import dataclasses, json, os, sys, time
+from pathlib import Path
+from semid_lib import data, queue, systems
+
+place = Path(os.environ["PLACE"])
+real = data.load_dataset
+data.load_dataset = lambda name: real(place / "party")
+small = {"recommender": {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 6, "patience": None,
+                         "batch_size": 8}}
+systems.SYSTEMS["sasrec"] = dataclasses.replace(systems.SYSTEMS["sasrec"], quick=small)
+queue.entries = lambda: [queue.Entry(**e) for e in json.loads((place / "entries.json").read_text())]
+run = queue.run
+
+
+def noted(system, *args, **kwargs):
+    name = f"{system}-s{kwargs['seed']}"
+    if (place / "fail").exists() and (place / "fail").read_text() == name:
+        raise ZeroDivisionError("planted")
+    if (place / "stuck").exists():
+        time.sleep(60)
+    with open(place / f"{name}.ran", "a") as file:
+        file.write("x")
+    return run(system, *args, **kwargs)
+
+
+queue.run = noted
+queue.WORKER = (sys.executable, __file__)
+if __name__ == "__main__":
+    sys.exit(queue.main())
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with data, entries, a worker script, and the environment that points there."""
+    data = synthetic_catalogue(60, 40, branching=(2, 2, 1), num_communities=2, random_state=1)[0]
+    (tmp_path / "party").mkdir()
+    rows = {"user": data.user, "item": data.item, "position": range(len(data.user))}
+    pd.DataFrame(rows).to_csv(tmp_path / "party" / "interactions.csv", index=False)
+    (tmp_path / "worker.py").write_text(textwrap.dedent(WORKER))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("SEMID_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("SEMID_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(queue, "WORKER", (sys.executable, str(tmp_path / "worker.py")))
+    return tmp_path
+
+
+def fill(place, monkeypatch, *wanted):
+    """Put entries into the queue, here and in the workers."""
+    entries = [{"dataset": "party", "profile": "quick", **w} for w in wanted]
+    (place / "entries.json").write_text(json.dumps(entries))
+    monkeypatch.setattr(queue, "entries", lambda: [Entry(**e) for e in entries])
+    return queue.entries()
+
+
+def sequence(*seeds):
+    return [{"system": "sasrec", "seed": seed} for seed in seeds]
+
+
+def test_run_leaves_a_record_for_each_entry_and_then_has_nothing_to_do(place, monkeypatch):
+    entries = fill(place, monkeypatch, *sequence(0, 1), {"system": "markov"})
+    said = []
+    assert queue.run_queue(jobs=3, say=said.append, device="cpu")
+    assert {r["seed"] for r in results.load_records(system="sasrec")} == {0, 1}
+    assert [queue.state(e) for e in entries] == ["done"] * 3
+    assert queue.minutes(entries[0])[1] == "measured"
+    assert queue.run_queue(jobs=3, say=said.append) and said[-1].startswith("0 runs")
+    assert [len((place / f"{n}.ran").read_text()) for n in ("sasrec-s0", "markov-s0")] == [1, 1]
+
+
+def test_only_what_is_asked_for_is_run_and_its_time_is_the_estimate(place, monkeypatch):
+    first, second = fill(place, monkeypatch, {"system": "markov"}, {"system": "markov", "seed": 1})
+    assert queue.minutes(second)[1].startswith("guess")
+    queue.run_queue(only="--s0", say=lambda _: None)
+    assert [r["seed"] for r in results.load_records()] == [0]
+    seconds = results.load_record(first.record_path)["cost"]["seconds"]
+    assert queue.minutes(second) == (seconds / 60, "another seed")
+
+
+def test_stops_inside_the_budget_and_goes_on_to_the_same_record(place, monkeypatch):
+    (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
+    code = subprocess.run([*queue.WORKER, "work", entry.name, "--until", repr(time.time())])
+    assert (code.returncode, queue.state(entry)) == (queue.PAUSED, "partial")
+    assert queue.run_queue(budget=300, say=lambda _: None)
+    once = results.load_record(entry.record_path)
+    entry.record_path.unlink()
+    monkeypatch.setenv("SEMID_RUNS", str(place / "other"))
+    queue.run_queue(say=lambda _: None)
+    assert results.load_record(entry.record_path)["metrics"] == once["metrics"]
+
+
+def test_a_worker_that_outlives_the_budget_is_stopped(place, monkeypatch):
+    fill(place, monkeypatch, {"system": "markov"}, {"system": "popularity"})
+    (place / "stuck").touch()
+    said, began = [], time.monotonic()
+    queue.run_queue(jobs=2, budget=3, say=said.append)
+    assert time.monotonic() - began < 10
+    assert sum(line.startswith("stopped") for line in said) == 2
+    (place / "stuck").unlink()
+    assert queue.run_queue(jobs=2, say=said.append)  # the dead workers' locks are free
+    assert len(results.load_records()) == 2
+
+
+def test_a_failure_is_reported_and_the_others_go_on(place, monkeypatch):
+    fill(place, monkeypatch, {"system": "markov"}, {"system": "popularity"})
+    (place / "fail").write_text("markov-s0")
+    said = []
+    assert not queue.run_queue(jobs=2, say=said.append)
+    assert any("ZeroDivisionError: planted" in line for line in said)
+    assert [r["system"] for r in results.load_records()] == ["popularity"]
+
+
+def test_two_runners_never_take_the_same_entry(place, monkeypatch):
+    floors = ("markov", "popularity")
+    fill(place, monkeypatch, *({"system": floor} for floor in floors))
+    runners = [
+        subprocess.Popen(
+            [*queue.WORKER, "run", "--jobs", "2", "--device", "cpu"], stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    assert [r.wait() for r in runners] == [0, 0]
+    for r in runners:
+        r.stdout.close()
+    assert len(results.load_records()) == 2
+    assert [(place / f"{floor}-s0.ran").read_text() for floor in floors] == ["x"] * 2
+
+
+def test_lock_of_a_killed_worker_is_free(place, monkeypatch):
+    (entry,) = fill(place, monkeypatch, {"system": "markov"})
+    (place / "stuck").touch()
+    worker = subprocess.Popen([*queue.WORKER, "work", entry.name])
+    try:
+        limit = time.monotonic() + 60
+        while queue.state(entry) != "running":
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        busy = subprocess.run([*queue.WORKER, "work", entry.name], check=False)
+        assert busy.returncode == queue.BUSY
+    finally:
+        worker.kill()
+        worker.wait()
+    assert queue.state(entry) == "waiting"
+    (place / "stuck").unlink()
+    assert queue.run_queue(say=lambda _: None) and queue.state(entry) == "done"
+
+
+def test_a_corrupt_record_is_made_again(place, monkeypatch):
+    (entry,) = fill(place, monkeypatch, {"system": "popularity"})
+    entry.record_path.parent.mkdir(parents=True)
+    entry.record_path.write_text('{"system": "popul')
+    assert queue.state(entry) == "corrupt"
+    assert queue.run_queue(say=lambda _: None)
+    assert results.load_record(entry.record_path)["system"] == "popularity"
+
+
+@pytest.mark.parametrize(
+    "arguments, message", [({"jobs": 0}, "jobs is 0"), ({"budget": 0}, "budget")]
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(InputError, match=message):
+        queue.run_queue(**arguments)
+
+
+def test_main_names_errors_without_a_traceback(capsys):
+    assert queue.main(["work", "no-such-entry"]) == 2
+    assert "no queue entry is named 'no-such-entry'" in capsys.readouterr().err
+    assert queue.main(["list", "--only", "beauty"]) == 0
+    assert "resid--default--beauty--paper--s2" in capsys.readouterr().out
+
+
+def test_the_path_that_trains_needs_few_packages(place, monkeypatch):
+    """Where torch, NumPy, SciPy, scikit-learn and pandas are, but no typer, pooch and so on."""
+    (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
+    missing = ("typer", "faiss", "pooch", "matplotlib", "transformers", "umap", "IPython", "numba")
+    code = f"""
+        import runpy, sys
+        for name in {missing!r}:
+            sys.modules[name] = None
+        sys.argv = ["worker.py", "work", {entry.name!r}]
+        runpy.run_path({str(place / "worker.py")!r}, run_name="__main__")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
+        env=dict(os.environ),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert queue.state(entry) == "done"
