@@ -235,13 +235,17 @@ def _faults_of_pair(source, stored) -> list[str]:
     ]
 
 
-def _faults_of_code(cell) -> list[str]:
+def _faults_of_cell(cell) -> list[str]:
     lines = cell.source.split("\n")
     faults = [
         f"line of {len(x)} > {CODE_WIDTH} characters: {x}" for x in lines if len(x) > CODE_WIDTH
     ]
     if len(lines) > CELL_LINES:
         faults.append(f"{len(lines)} lines, more than {CELL_LINES}")
+    if "figure" in cell.metadata.get("mystnb", {}) and len(shown) != 1:
+        faults.append(
+            f"a figure of {len(shown)} outputs, not 1: end the last line with a semicolon"
+        )
     return faults
 
 
@@ -281,7 +285,7 @@ def faults(path: Path) -> list[str]:
     if ignored > len(code) / 2:
         found.append(f"{ignored} of {len(code)} code cells have their output ignored")
     for cell in code:
-        found += [f"cell {cell.id}: {fault}" for fault in _faults_of_code(cell)]
+        found += [f"cell {cell.id}: {fault}" for fault in _faults_of_cell(cell)]
         for output in cell.outputs:
             found += [f"cell {cell.id}: {fault}" for fault in _faults_of_output(cell, output)]
     size = path.with_suffix(".ipynb").stat().st_size

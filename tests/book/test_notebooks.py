@@ -193,7 +193,7 @@ def test_what_the_check_sees_in_a_chapter(book, executions, monkeypatch):
     long, many = "x = " + "1" * 69, "y = 1\n" * 41
     path = book(
         PROSE + f'# %% tags=["nbval-ignore-output"]\n{long}\n\n# %%\n{many}\n'
-        '# %%\nload_dataset("toys")\n'
+        '# %% mystnb={"figure": {"caption": "A"}}\nload_dataset("toys")\n'
     )
     assert notebooks.faults(path) == ["has no .ipynb: run `make run`"]
     notebooks.run(None, force=False)
@@ -212,11 +212,12 @@ def test_what_the_check_sees_in_a_chapter(book, executions, monkeypatch):
         "3 of 3 code cells have their output ignored",
         "cell 01-001: line of 73 > 72 characters",
         "cell 01-002: 41 lines, more than 40",
+        "cell 01-003: a figure of 0 outputs, not 1",
         "bytes, more than 100",
         "loads 'toys', which notebooks/chapters.toml does not declare",
     ):
         assert fault in found
-    assert len(found.split("\n")) == 9
+    assert len(found.split("\n")) == 10
 
 
 def test_notebooks_without_a_source_are_found(book, executions, tmp_path, capsys):
