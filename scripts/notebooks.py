@@ -242,10 +242,9 @@ def _faults_of_cell(cell) -> list[str]:
     ]
     if len(lines) > CELL_LINES:
         faults.append(f"{len(lines)} lines, more than {CELL_LINES}")
+    shown = [output for output in cell.outputs if output.output_type != "stream"]
     if "figure" in cell.metadata.get("mystnb", {}) and len(shown) != 1:
-        faults.append(
-            f"a figure of {len(shown)} outputs, not 1: end the last line with a semicolon"
-        )
+        faults.append(f"a figure of {len(shown)} outputs, not 1: end the last line with ';'")
     return faults
 
 
