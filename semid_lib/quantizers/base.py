@@ -1,0 +1,130 @@
+"""What every quantizer shares: checked vectors, codes out, saving without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from sklearn import exceptions
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import validate_data
+
+from semid_lib import errors
+
+_TINY = 8192  # rows looked at in one go where a whole-array temporary would cost memory
+
+
+class NotFittedError(errors.NotFittedError, exceptions.NotFittedError):
+    """A quantizer used before `fit` or `load`: the library's error and scikit-learn's in one."""
+
+
+def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
+    """Return X as a C-contiguous float array `[N, D]`, or say which row is bad.
+
+    float32 stays float32, everything else becomes float64 (`reset=False`: the fitted dtype).
+
+    Raises:
+        InputError: a row that holds NaN or infinity, or (`reset=True`) rows that are all equal.
+        ValueError: X is not a numeric matrix of the fitted width (scikit-learn's own message).
+    """
+    dtype = (np.float32, np.float64) if reset else estimator._dtype
+    X = validate_data(estimator, X, reset=reset, dtype=dtype, order="C", ensure_all_finite=False)
+    for start in range(0, len(X), _TINY):
+        good = np.isfinite(X[start : start + _TINY]).all(axis=1)
+        if not good.all():
+            row = start + int(np.argmin(good))
+            raise errors.InputError(
+                f"row {row} of X (of {len(X)}) holds NaN or inf; vectors must be finite. "
+                "Did the encoder's training diverge, or is a feature missing?"
+            )
+    if reset:
+        estimator._dtype = X.dtype
+        if len(X) > 1 and not any(
+            (X[start : start + _TINY] != X[0]).any() for start in range(0, len(X), _TINY)
+        ):
+            raise errors.InputError(
+                f"rows 0 to {len(X) - 1} of X are all the same vector, so there is nothing to "
+                "cluster. Was the encoder trained, or are all items' fields missing?"
+            )
+    return X
+
+
+def check_seed(random_state) -> int:
+    """Return the seed as an int, or raise InputError: seeds are integers >= 0 here."""
+    if isinstance(random_state, (int, np.integer)) and random_state >= 0:
+        return int(random_state)
+    raise errors.InputError(
+        f"random_state is {random_state!r}, but must be an integer >= 0, "
+        "so that the same seed gives the same codes"
+    )
+
+
+def row_digests(X: np.ndarray) -> np.ndarray:
+    """Fingerprint each row: `[N, 2]` int64, 128 bits of BLAKE2b of its bytes (-0.0 as 0.0)."""
+    out = bytearray()
+    for start in range(0, len(X), _TINY):
+        for row in np.ascontiguousarray(X[start : start + _TINY] + 0.0):
+            out += hashlib.blake2b(row, digest_size=16).digest()
+    return np.frombuffer(bytes(out), dtype=np.int64).reshape(len(X), 2)
+
+
+class Quantizer(TransformerMixin, BaseEstimator):
+    """Vectors `[N, D]` in, codes `[N, L]` int64 out.
+
+    A subclass implements `fit(X)`, which sets `codes_` and `level_sizes_` (codes of level l are
+    0..level_sizes_[l]-1), `transform(X)`, and for saving `_state() -> {name: array}` and
+    `_restore({name: array})`.
+    """
+
+    def fit_transform(self, X, y=None) -> np.ndarray:
+        """Fit, and return the codes of the rows of X, `[N, L]` int64."""
+        return self.fit(X).codes_.copy()
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "codes_"):
+            raise NotFittedError(f"{type(self).__name__} is not fitted: call fit(X) first")
+
+    def save(self, path: str | Path) -> Path:
+        """Write settings and learnt arrays into one safetensors file, atomically."""
+        import torch
+
+        from semid_lib.storage import save_tensors
+
+        self._check_fitted()
+        arrays = {"codes_": self.codes_, **self._state()}
+        meta = {
+            "kind": type(self).__name__,
+            "params": self.get_params(deep=False),
+            "level_sizes": [int(size) for size in self.level_sizes_],
+            "features": int(self.n_features_in_),
+            "names": getattr(self, "feature_names_in_", np.array([])).tolist(),
+            "dtype": np.dtype(self._dtype).name,
+        }
+        json.dumps(meta)  # a setting that JSON cannot hold is refused before anything is written
+        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+        return save_tensors(path, tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | Path):
+        """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
+        from semid_lib.storage import load_tensors
+
+        tensors, meta = load_tensors(path, cls.__name__)
+        params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
+        self = cls(**params)
+        self.level_sizes_ = tuple(meta["level_sizes"])
+        self.n_features_in_ = meta["features"]
+        if meta["names"]:
+            self.feature_names_in_ = np.array(meta["names"], dtype=object)
+        self._dtype = np.dtype(meta["dtype"])
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        self.codes_ = arrays.pop("codes_")
+        self._restore(arrays)
+        return self
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # codes are int64 whatever comes in
+        return tags

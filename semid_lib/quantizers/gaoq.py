@@ -1,0 +1,195 @@
+"""GAOQ, ReSID's tokenizer: a balanced tree whose child index means one direction everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from semid_lib.errors import InputError
+from semid_lib.quantizers.kmeans import HierarchicalKMeans
+
+
+class GAOQ(HierarchicalKMeans):
+    """Code items by their way down a balanced tree, children numbered by shared anchors.
+
+    Globally aligned orthogonal quantization (ReSID, section 3.3, Algorithm 1). At each level
+    l >= 2, every parent with mean mu is split into b_l balanced clusters with means mu_j, and
+
+        mu-bar_j = mu_j - mu                                 (line 5, residuals)
+        A = {a_k}, k < g_l, one set for all parents          (line 8, anchors)
+        W_jk = cos(mu-bar_j, a_k)                            (line 10)
+        pi = argmax over injections of sum_j W_j,pi(j)       (line 11, Hungarian)
+
+    and child j gets the number pi(j), so that a number stands for the same direction under every
+    parent. Level 1 keeps the cluster's index (App. G: the root needs no alignment). At the last
+    level the children are the items themselves: z_i - mu is matched to the anchors, and since a
+    match is injective, all codes are distinct.
+
+    Args:
+        branching: (b_1, ..., b_L), L >= 2. b_L = "auto" is the size of the largest level-(L-1)
+            cluster; a larger number leaves room for new items. App. I: b_1 b_2 about N/20 to N/10.
+        max_iter: most Lloyd steps of each split.
+        random_state: integer seed of the splits and the anchors.
+        anchors: "orthonormal" (the paper: Q of the QR of a Gaussian matrix), or "principal" (an
+            experiment: the principal directions of all residuals of the level).
+        backend, device: as in `BalancedKMeans`.
+        n_jobs: threads that split parents; None: the cores of this process, or OMP_NUM_THREADS.
+            The codes do not depend on it.
+
+    Attributes:
+        codes_: `[N, L]` int64, code of level l in 0..b_l-1, rows distinct.
+        level_sizes_: (b_1, ..., b_L). Here g_l = b_l, as in all the paper's experiments.
+        anchors_: list of L-1 arrays `[b_l, D]`, unit rows, for the levels 2 to L.
+        coherence_: list of L-1 floats, the largest |cos| between two anchors of the level.
+        alignment_: list of L-1 floats, the mean cos between a child's residual and its anchor.
+        centroids_, prices_, mean_, n_iter_: the tree, as in `HierarchicalKMeans`.
+
+    Raises (in fit):
+        CapacityError: b_L is smaller than the largest level-(L-1) cluster.
+        InputError: fewer items than b_1 ... b_(L-1); non-finite or all-equal rows; a bad setting.
+
+    Deviates: where b_l > D no orthonormal set exists, and a low-coherence frame stands in (never
+        needed in the paper). Algorithm 1 draws anchors inside the loop over parents; App. L.2
+        draws them once per level, and so do we: they must be shared.
+
+    Cost: O(N D sum_l b_l) a Lloyd step, O(P_(l-1) (b_l^2 D + b_l^3)) for the matching of level
+        l, O(N b_L D) for the last; memory X, its centred copy and N b_1 costs.
+
+    Example:
+        >>> X = np.random.default_rng(0).normal(size=(12, 4))
+        >>> GAOQ(branching=(2, 3, "auto")).fit(X).level_sizes_
+        (2, 3, 2)
+    """
+
+    def __init__(
+        self, branching=(32, 40, "auto"), max_iter=20, random_state=0, anchors="orthonormal",
+        backend="auto", device="cpu", n_jobs=None,
+    ):  # fmt: skip
+        super().__init__(branching, max_iter, random_state, backend, device, n_jobs)
+        self.anchors = anchors
+
+    def fit(self, X, y=None):
+        """Grow the tree on X, `[N, D]`, and align its numbers; `y` is ignored."""
+        if self.anchors not in ("orthonormal", "principal"):
+            raise InputError(
+                f"anchors is {self.anchors!r}, but must be 'orthonormal' or 'principal'"
+            )
+        self.anchors_, self.coherence_, self.alignment_ = [], [], []
+        return super().fit(X)
+
+    def _prepare_level(self, level, residuals, count) -> None:
+        """ORTHO(g_l), line 8: the anchors of a level, before its parents are matched."""
+        if level == 0:
+            return
+        g, d = self.level_sizes_[level], len(self.mean_)
+        rng = np.random.default_rng([self.random_state, level, 0, 3])
+        if self.anchors == "principal":
+            A = principal_anchors(g, d, residuals, count, rng)
+        else:
+            A = orthonormal_anchors(g, d, rng) if g <= d else low_coherence_frame(g, d, rng)
+        self.anchors_.append(A.astype(self._dtype))
+        self.coherence_.append(coherence(A))
+
+    def _number(self, level, residuals, parent) -> np.ndarray:
+        number = super()._number(level, residuals, parent)
+        if level > 0:
+            A, total = self.anchors_[level - 1], 0.0
+            for rows in _blocks(len(parent)):
+                total += float((_unit(residuals(rows)) * A[number[rows]]).sum(dtype=np.float64))
+            self.alignment_.append(total / len(parent))
+        return number
+
+    def _choose(self, level, residuals, free, rng) -> np.ndarray:
+        """Match m siblings to the free anchors, lines 10 and 11: `[m]` int64, distinct."""
+        W = _unit(residuals) @ self.anchors_[level - 1][free].T
+        j, k = linear_sum_assignment(W, maximize=True)  # j is 0..m-1: all siblings are matched
+        return free[k]
+
+    def _state(self):
+        anchors = {f"anchors.{i}": A for i, A in enumerate(self.anchors_)}
+        return {**super()._state(), **anchors, "alignment": np.array(self.alignment_)}
+
+    def _restore(self, arrays):
+        super()._restore(arrays)
+        self.anchors_ = [arrays[f"anchors.{i}"] for i in range(len(self.level_sizes_) - 1)]
+        self.coherence_ = [coherence(A) for A in self.anchors_]
+        self.alignment_ = arrays["alignment"].tolist()
+
+
+def orthonormal_anchors(g: int, d: int, rng) -> np.ndarray:
+    """Draw g <= d orthonormal directions, uniform over all such sets: `[g, d]`.
+
+    QR of a `[d, g]` Gaussian matrix (ReSID App. L.2); the signs that make R's diagonal positive
+    make Q unique, hence Haar. Cost: O(d g^2).
+    """
+    Q, R = np.linalg.qr(rng.normal(size=(d, g)))
+    return (Q * np.where(R.diagonal() < 0, -1, 1)).T
+
+
+def low_coherence_frame(g: int, d: int, rng, steps: int = 200) -> np.ndarray:
+    """Spread g > d unit vectors so that no two point nearly the same way: `[g, d]`.
+
+    Gradient steps from random directions that lower the sum over pairs of max(0, cos)^4; the
+    paper's "maximizing inter-anchor cosine separation" (App. K) where orthogonality is impossible.
+    A step that does not lower it is taken back and halved. Cost: O(steps g^2 d).
+    """
+    A, rate = _unit(rng.normal(size=(g, d))), 0.5
+    loss, slope = _crowding(A)
+    for _ in range(steps):
+        trial = _unit(A - rate * slope / max(float(np.abs(slope).max()), 1e-300))
+        trial_loss, trial_slope = _crowding(trial)
+        if trial_loss < loss:
+            A, loss, slope, rate = trial, trial_loss, trial_slope, rate * 1.2
+        else:
+            rate *= 0.5
+    return A
+
+
+def _crowding(A):
+    """Sum of max(0, cos)^4 over pairs of unit rows, and its gradient along the sphere."""
+    C = np.maximum(A @ A.T, 0.0)
+    np.fill_diagonal(C, 0.0)
+    slope = 4 * (C**3) @ A
+    return (C**4).sum() / 2, slope - (slope * A).sum(axis=1, keepdims=True) * A
+
+
+def principal_anchors(g: int, d: int, residuals, count: int, rng) -> np.ndarray:
+    """Take the g directions in which the residuals of a level vary most: `[g, d]`.
+
+    Eigenvectors of sum_r r r^T, the largest first, each pointing to where its residuals reach
+    further (largest |cubed| side). An extension: the paper's anchors do not see the data.
+
+    Raises: InputError where g > d. Cost: O(M d^2 + d^3) for M residuals.
+    """
+    if g > d:
+        raise InputError(
+            f"anchors='principal' has {d} directions (the vectors' width) for {g} codes of a "
+            "level; use anchors='orthonormal' or a smaller branching"
+        )
+    S = np.zeros((d, d))
+    for rows in _blocks(count):
+        R = residuals(rows).astype(np.float64)
+        S += R.T @ R
+    V = np.linalg.eigh(S)[1].T[::-1][:g]
+    skew = np.zeros(g)
+    for rows in _blocks(count):
+        skew += ((residuals(rows) @ V.T) ** 3).sum(axis=0)
+    return V * np.where(skew < 0, -1, 1)[:, None]
+
+
+def coherence(A: np.ndarray) -> float:
+    """Largest |cos| between two of the unit rows of A; 0 for a single row."""
+    C = np.abs(A @ A.T)
+    np.fill_diagonal(C, 0.0)
+    return float(C.max())
+
+
+def _unit(rows):
+    """Rows scaled to length 1; a zero row stays zero, so that its cosines are 0."""
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norm > 0, norm, 1)
+
+
+def _blocks(count, size=4096):
+    """0..count-1 in runs of at most `size` indices."""
+    return np.split(np.arange(count), range(size, count, size))

@@ -1,0 +1,372 @@
+"""The k-means family of tokenizers: one codebook, and the balanced tree with local indices."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from semid_lib.errors import CapacityError, CodesError, InputError
+from semid_lib.quantizers.balanced_kmeans import lloyd, nearest
+from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors, row_digests
+
+
+class KMeans(Quantizer):
+    """Give each item the number of its nearest k-means centre: one level, L = 1.
+
+    scikit-learn's KMeans (k-means++ start, no balance) with the face of a tokenizer.
+
+    Args:
+        n_clusters: K, the codebook's size.
+        max_iter: most Lloyd steps.
+        n_init: starts, of which the one of least inertia is kept.
+        random_state: integer seed.
+
+    Attributes:
+        codes_: `[N, 1]` int64. level_sizes_: `(K,)`. codebooks_: list of one `[K, D]`.
+        inertia_: sum of squared distances. n_iter_: steps made.
+
+    Raises (in fit):
+        InputError: fewer rows than clusters, non-finite or all-equal rows, a bad seed.
+
+    Cost: O(N K D) a step.
+    """
+
+    def __init__(self, n_clusters=256, max_iter=25, n_init=1, random_state=0):
+        self.n_clusters = n_clusters
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        """Learn the codebook from X, `[N, D]`; `y` is ignored."""
+        from sklearn.cluster import KMeans as Flat
+
+        seed = check_seed(self.random_state)
+        X = check_vectors(self, X, reset=True)
+        if not 1 <= self.n_clusters <= len(X):
+            raise InputError(
+                f"n_clusters is {self.n_clusters}, but must lie in 1..n_samples = {len(X)}"
+            )
+        flat = Flat(self.n_clusters, max_iter=self.max_iter, n_init=self.n_init, random_state=seed)
+        self.codes_ = flat.fit_predict(X).astype(np.int64)[:, None]
+        self.codebooks_ = [flat.cluster_centers_]
+        self.level_sizes_ = (int(self.n_clusters),)
+        self.inertia_, self.n_iter_ = float(flat.inertia_), int(flat.n_iter_)
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """Number of the nearest centre, `[N, 1]` int64."""
+        self._check_fitted()
+        X = check_vectors(self, X, reset=False)
+        mean = self.codebooks_[0].mean(axis=0)
+        return nearest(X - mean, self.codebooks_[0] - mean, 0.0)[:, None]
+
+    def inverse_transform(self, codes) -> np.ndarray:
+        """The centre of each code, `[N, D]`."""
+        self._check_fitted()
+        return self.codebooks_[0][check_codes(codes, self.level_sizes_)[:, 0]]
+
+    def _state(self):
+        return {"codebook": self.codebooks_[0]}
+
+    def _restore(self, arrays):
+        self.codebooks_ = [arrays["codebook"]]
+
+
+class HierarchicalKMeans(Quantizer):
+    """Code items by their way down a balanced tree, children numbered at random in each parent.
+
+    Level l < L: every cluster is split into b_l balanced clusters (`BalancedKMeans`). Level L:
+    the items of a level-(L-1) cluster get distinct last codes, so codes are unique. The number of
+    a child is drawn at random, parent by parent: "hierarchical k-means with local index", the
+    ablation Q2 of ReSID (Table 4, Fig 8). The tree is that of `GAOQ` with the same arguments;
+    the two differ only in the numbering.
+
+    Args:
+        branching: (b_1, ..., b_L), L >= 2. b_L = "auto" is the size of the largest
+            level-(L-1) cluster; a larger number leaves room for new items.
+        max_iter: most Lloyd steps of each split.
+        random_state: integer seed of the splits and the numbering.
+        backend, device: as in `BalancedKMeans`.
+        n_jobs: threads that split parents; None: the cores of this process, or OMP_NUM_THREADS.
+            The codes do not depend on it.
+
+    Attributes:
+        codes_: `[N, L]` int64, code of level l in 0..b_l-1, rows distinct.
+        level_sizes_: (b_1, ..., b_L).
+        centroids_: list of L-1 arrays `[b_1 ... b_l, D]`, the means of the clusters; the row of
+            prefix (c_1, ..., c_l) is ((c_1 b_2 + c_2) b_3 + ...) + c_l.
+        prices_: list of L-1 arrays `[b_1 ... b_(l-1), b_l]` float64, as in `BalancedKMeans`.
+        mean_: `[D]`. n_iter_: most steps of any split.
+
+    Raises (in fit):
+        CapacityError: b_L is smaller than the largest level-(L-1) cluster.
+        InputError: fewer items than b_1 ... b_(L-1); non-finite or all-equal rows; a bad setting.
+
+    Deviates: the paper does not say how its local indices come about; k-means output order would
+        do as well. Numbers are permuted at random so that they carry nothing.
+
+    Cost: O(N D sum_l b_l) a Lloyd step; memory X, its centred copy and N b_1 costs.
+    """
+
+    def __init__(
+        self, branching=(32, 40, "auto"), max_iter=20, random_state=0, backend="auto",
+        device="cpu", n_jobs=None,
+    ):  # fmt: skip
+        self.branching = branching
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.backend = backend
+        self.device = device
+        self.n_jobs = n_jobs
+
+    # -- fitting -------------------------------------------------------------------------------
+
+    def fit(self, X, y=None):
+        """Grow the tree on X, `[N, D]`, and number its children; `y` is ignored."""
+        seed = check_seed(self.random_state)
+        X = check_vectors(self, X, reset=True)
+        self.level_sizes_ = level_sizes(self.branching, len(X))
+        self.mean_ = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
+        Z = X - self.mean_
+        codes = np.zeros((len(X), len(self.level_sizes_)), np.int64)
+        self.centroids_, self.prices_, self.n_iter_ = [], [], 1
+        node, mu = np.zeros(len(X), np.int64), np.zeros((1, X.shape[1]), X.dtype)
+        for level, b in enumerate(self.level_sizes_[:-1]):
+            child, mu_child, price = self._split(Z, node, b, len(mu), seed, level)
+            residuals = (mu_child - mu[:, None]).reshape(-1, X.shape[1])
+            parent = np.repeat(np.arange(len(mu)), b)
+            index = self._number(level, residuals.__getitem__, parent).reshape(-1, b)
+            codes[:, level] = index[node, child]
+            at = np.argsort(index, axis=1)  # the child that got each number
+            self.prices_.append(np.take_along_axis(price, at, axis=1))
+            mu = np.take_along_axis(mu_child, at[:, :, None], axis=1).reshape(-1, X.shape[1])
+            self.centroids_.append(mu + self.mean_)
+            node = node * b + codes[:, level]
+        last = len(self.level_sizes_) - 1
+        codes[:, last] = self._number(last, lambda rows: Z[rows] - mu[node[rows]], node)
+        self.codes_ = codes
+        self._digests, self._lookup = row_digests(X), {}
+        return self
+
+    def _split(self, Z, node, b, num_parents, seed, level):
+        """Split the items of every node into b balanced clusters, nodes in parallel threads.
+
+        Returns: child of each item `[N]`, means `[P, b, D]`, prices `[P, b]`.
+        """
+        groups = np.split(np.argsort(node, kind="stable"), np.cumsum(np.bincount(node))[:-1])
+        child = np.empty(len(Z), np.int64)
+        means = np.empty((num_parents, b, Z.shape[1]), Z.dtype)
+        prices = np.empty((num_parents, b))
+
+        def split(p):
+            rows, shift = Z, 0
+            if num_parents > 1:
+                rows = Z[groups[p]]
+                shift = rows.mean(axis=0, dtype=np.float64).astype(Z.dtype)
+                rows -= shift
+            child[groups[p]], centres, prices[p], steps = lloyd(
+                rows, b, np.random.default_rng([seed, level, p]), self.max_iter,
+                backend=self.backend, device=self.device,
+            )  # fmt: skip
+            means[p] = centres + shift
+            return steps
+
+        threads = min(_num_threads(self.n_jobs), num_parents) if self.device == "cpu" else 1
+        if threads == 1:
+            steps = [split(p) for p in range(num_parents)]
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                steps = list(pool.map(split, range(num_parents)))
+        self.n_iter_ = max(self.n_iter_, *steps)
+        return child, means, prices
+
+    def _number(self, level, residuals, parent) -> np.ndarray:
+        """Number the children of every parent of a level: `[M]` int64, distinct in a parent.
+
+        `residuals(rows)` are the vectors child minus parent, `parent` `[M]` their parents.
+        """
+        self._prepare_level(level, residuals, len(parent))
+        if level == 0:
+            return np.arange(len(parent))
+        slots = np.arange(self.level_sizes_[level])
+        rng = np.random.default_rng([self.random_state, level, 0, 1])
+        number = np.empty(len(parent), np.int64)
+        groups = np.split(np.argsort(parent, kind="stable"), np.cumsum(np.bincount(parent))[:-1])
+        for rows in groups:
+            number[rows] = self._choose(level, residuals(rows), slots, rng)
+        return number
+
+    def _prepare_level(self, level, residuals, count) -> None:
+        """Learn what the numbering of a level needs, before it begins."""
+
+    def _choose(self, level, residuals, free, rng) -> np.ndarray:
+        """Give m siblings distinct numbers out of `free` (at least m): `[m]` int64."""
+        return rng.permutation(free)[: len(residuals)]
+
+    # -- new items -----------------------------------------------------------------------------
+
+    def transform(self, X) -> np.ndarray:
+        """Codes of items, fitted or new, `[N, L]` int64; nothing is remembered between calls.
+
+        A row that was fitted, bit for bit, gets its own codes. Where several fitted rows are
+        equal, the first of them met in X gets the codes of the first fitted, the second those of
+        the second, and so on; one met more often than it was fitted counts as new. A new item
+        goes down the tree by least squared distance minus price, then takes a free last code of
+        its prefix (`GAOQ`: its nearest free anchor). New items of one call get distinct codes.
+
+        Raises:
+            CapacityError: more new items than free last codes under a prefix.
+        """
+        self._check_fitted()
+        X = check_vectors(self, X, reset=False)
+        codes = np.empty((len(X), len(self.level_sizes_)), np.int64)
+        rows_of, taken = self._fitted()
+        seen, new = Counter(), []
+        for row, key in enumerate(map(tuple, row_digests(X).tolist())):
+            fitted = rows_of.get(key, ())
+            if seen[key] < len(fitted):
+                codes[row] = self.codes_[fitted[seen[key]]]
+                seen[key] += 1
+            else:
+                new.append(row)
+        if new:
+            codes[new] = self._place(X[new], new, taken)
+        return codes
+
+    def _place(self, X, rows, taken) -> np.ndarray:
+        """Codes of new items X, which are `rows` of the caller's matrix."""
+        Z = X - self.mean_
+        node = np.zeros(len(X), np.int64)
+        for mu, prices, b in zip(self.centroids_, self.prices_, self.level_sizes_):
+            child = np.empty(len(X), np.int64)
+            for p in np.unique(node):
+                here = node == p
+                origin = mu[p * b : (p + 1) * b].mean(axis=0)
+                centres = mu[p * b : (p + 1) * b] - origin
+                child[here] = nearest(Z[here] - (origin - self.mean_), centres, prices[p])
+            node = node * b + child
+        last, g = len(self.level_sizes_) - 1, self.level_sizes_[-1]
+        leaf = np.empty(len(X), np.int64)
+        rng = np.random.default_rng([self.random_state, last, 0, 2])
+        for p in np.unique(node):
+            here = np.flatnonzero(node == p)
+            free = np.setdiff1d(np.arange(g), taken.get(int(p), ()))
+            if len(here) > len(free):
+                prefix = tuple(int(c) for c in np.unravel_index(p, self.level_sizes_[:-1]))
+                raise CapacityError(
+                    f"{len(here)} new item(s) (first: row {rows[here[0]]}) fall under prefix "
+                    f"{prefix}, which has {len(free)} of {g} last codes free. Fit again with a "
+                    f"last level above {g}, or with these items among the fitted ones."
+                )
+            residuals = Z[here] - (self.centroids_[-1][p] - self.mean_)
+            leaf[here] = self._choose(last, residuals, free, rng)
+        return np.stack([*np.unravel_index(node, self.level_sizes_[:-1]), leaf], axis=1)
+
+    def inverse_transform(self, codes) -> np.ndarray:
+        """The mean of the deepest cluster that the codes name, `[N, D]`.
+
+        Codes may be whole, `[N, L]`, or prefixes of l >= 1 levels, `[N, l]`. Whole codes are
+        decoded as their level-(L-1) prefix: item vectors are not kept.
+        """
+        self._check_fitted()
+        sizes = self.level_sizes_
+        codes = check_codes(codes, sizes)
+        depth = min(codes.shape[1], len(sizes) - 1)
+        return self.centroids_[depth - 1][np.ravel_multi_index(codes.T[:depth], sizes[:depth])]
+
+    # -- state ---------------------------------------------------------------------------------
+
+    def _fitted(self) -> tuple[dict, dict]:
+        """Fitted rows by fingerprint, and taken last codes by prefix; made on first use."""
+        if not self._lookup:
+            rows_of, taken = defaultdict(list), defaultdict(list)
+            for row, key in enumerate(map(tuple, self._digests.tolist())):
+                rows_of[key].append(row)
+            prefix = np.ravel_multi_index(self.codes_.T[:-1], self.level_sizes_[:-1])
+            for p, leaf in zip(prefix.tolist(), self.codes_[:, -1].tolist()):
+                taken[p].append(leaf)
+            self._lookup.update(rows=rows_of, taken=taken)
+        return self._lookup["rows"], self._lookup["taken"]
+
+    def _state(self):
+        state = {"digests": self._digests, "mean": self.mean_, "n_iter": np.array(self.n_iter_)}
+        for level, (mu, price) in enumerate(zip(self.centroids_, self.prices_)):
+            state[f"centroids.{level}"], state[f"prices.{level}"] = mu, price
+        return state
+
+    def _restore(self, arrays):
+        self._digests, self._lookup, self.mean_ = arrays["digests"], {}, arrays["mean"]
+        self.n_iter_ = int(arrays["n_iter"])
+        levels = range(len(self.level_sizes_) - 1)
+        self.centroids_ = [arrays[f"centroids.{level}"] for level in levels]
+        self.prices_ = [arrays[f"prices.{level}"] for level in levels]
+
+
+def level_sizes(branching, n: int) -> tuple[int, ...]:
+    """Sizes of the levels of a balanced tree on n items: `branching` with "auto" worked out.
+
+    Balanced splits of balanced splits stay balanced: with P = b_1 ... b_(L-1) clusters on level
+    L-1, each holds floor(n/P) or ceil(n/P) items.
+
+    Raises:
+        InputError: `branching` is malformed, or n < P.
+        CapacityError: b_L < ceil(n/P).
+    """
+    try:
+        *upper, last = branching
+    except (TypeError, ValueError):
+        upper, last = [], None
+    whole = [isinstance(b, (int, np.integer)) and not isinstance(b, bool) and b >= 1 for b in upper]
+    if not upper or not all(whole) or not (last == "auto" or isinstance(last, (int, np.integer))):
+        raise InputError(
+            f"branching is {branching!r}, but must be at least two integers >= 1, of which the "
+            "last may be 'auto', such as (32, 40, 'auto')"
+        )
+    clusters = int(np.prod(upper, dtype=object))
+    product = " x ".join(map(str, upper))
+    if n < clusters:
+        raise InputError(
+            f"n_samples = {n} is fewer than the {product} = {clusters} clusters of branching "
+            f"{tuple(branching)}: every cluster needs an item. Choose smaller branching; about "
+            f"{max(1, n // 15)} clusters (n/20 to n/10) suit {n} items."
+        )
+    bucket = -(-n // clusters)
+    if last != "auto" and last < bucket:
+        raise CapacityError(
+            f"branching {tuple(branching)} cannot hold {n} items: {product} = {clusters} clusters "
+            f"hold up to {bucket} items each, but the last level has {last} codes. "
+            f"Set it to 'auto' or to {bucket} or more."
+        )
+    return (*map(int, upper), bucket if last == "auto" else int(last))
+
+
+def check_codes(codes, sizes) -> np.ndarray:
+    """Return codes `[N, l]`, 1 <= l <= L, as int64, or raise CodesError naming the bad one."""
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or not 1 <= codes.shape[1] <= len(sizes):
+        raise CodesError(f"codes have shape {codes.shape}, but must be [N, 1..{len(sizes)}]")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise CodesError(f"codes are {codes.dtype}, but must be integers")
+    wrong = (codes < 0) | (codes >= np.array(sizes[: codes.shape[1]]))
+    if wrong.any():
+        row, level = np.argwhere(wrong)[0]
+        raise CodesError(
+            f"code {codes[row, level]} of row {row}, level {level}, is outside "
+            f"0..{sizes[level] - 1}. Do the codes come from another tokenizer?"
+        )
+    return codes.astype(np.int64)
+
+
+def _num_threads(n_jobs) -> int:
+    if n_jobs is None:
+        n_jobs = os.environ.get("OMP_NUM_THREADS", "")
+        n_jobs = int(n_jobs) if n_jobs.isdigit() and int(n_jobs) else -1
+    if not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
+        raise InputError(f"n_jobs is {n_jobs!r}, but must be None, -1 or an integer >= 1")
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return cores if n_jobs < 0 else int(n_jobs)

@@ -1,0 +1,20 @@
+"""scikit-learn's own estimator checks; every deviation stands here with its reason."""
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from semid_lib.quantizers import GAOQ, BalancedKMeans, HierarchicalKMeans, KMeans
+
+DEVIATIONS = {}  # check -> reason; none is needed
+
+
+@parametrize_with_checks(
+    [
+        BalancedKMeans(n_clusters=3),
+        KMeans(n_clusters=3),
+        HierarchicalKMeans((2, 2, 200)),  # "auto" leaves no room for a check's new rows
+        GAOQ((2, 2, 200)),
+    ],
+    expected_failed_checks=lambda estimator: DEVIATIONS,
+)
+def test_scikit_learn_estimator_checks(estimator, check):
+    check(estimator)
