@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -116,7 +117,7 @@ def run_command(
 
 def _refuse_if_recorded(results, system, variant, dataset, profile, seed) -> None:
     """Say before hours of work, not after, that the record's place is taken."""
-    name = results.run_name(system, variant, dataset, profile, seed)
+    name = results.run_name(system, variant, Path(dataset).name, profile, seed)
     if (results.records_folder() / f"{name}.json").exists():
         raise RecordError(
             f"{name} is recorded already: --force replaces the record, --no-record leaves it"

@@ -1,0 +1,227 @@
+"""The `semid` command: what it prints, where, and with which exit code."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from semid_lib import cli, results
+from semid_lib.data import synthetic_catalogue
+from semid_lib.errors import InputError
+
+from .test_results import make_record
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A reader's own folder named party."""
+    data = synthetic_catalogue(60, 40, branching=(2, 2, 1), num_communities=2, random_state=1)[0]
+    place = tmp_path / "party"
+    place.mkdir()
+    rows = {"user": data.user, "item": data.item, "position": range(len(data.user))}
+    pd.DataFrame(rows).to_csv(place / "interactions.csv", index=False)
+    stores = pd.Series(data.fields["store"]).map(lambda s: f"store {s}")
+    pd.DataFrame({"item": range(60), "store": stores}).to_csv(place / "items.csv", index=False)
+    return place
+
+
+@pytest.fixture
+def semid(monkeypatch, tmp_path, capsys):
+    """Run the command in this process: arguments -> (exit code, stdout, stderr)."""
+    monkeypatch.setenv("SEMID_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("SEMID_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["semid", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+SMALL = [
+    f"--set=recommender.{setting}"
+    for setting in ("dim=8", "ffn_dim=16", "num_heads=2", "epochs=2", "max_history=4")
+]
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_help_names_the_commands(semid):
+    code, out, _ = semid("--help")
+    assert code == 0 and all(name in out for name in ("data", "run", "queue", "table"))
+
+
+def test_data_list(semid):
+    code, out, _ = semid("data", "list")
+    assert code == 0 and "22,363" in out and "ml-100k" in out and "NONE" in out
+
+
+def test_data_describe_own_folder(semid, folder):
+    code, out, _ = semid("data", "describe", folder)
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert code == 0 and lines["users"] == ["40"] and lines["items"] == ["60"]
+    assert "field store" in out and "0.0% missing" in out
+
+
+def test_data_fetch_finds_local_data(semid, monkeypatch, folder):
+    monkeypatch.setattr("semid_lib.data.fetch", lambda name: folder)
+    assert semid("data", "fetch", "beauty")[1].strip() == f"beauty: {folder}"
+
+
+# ---------------------------------------------------------------- run
+
+
+def test_run_prints_metrics_and_keeps_quick_records_out_of_the_results(semid, folder, tmp_path):
+    code, out, err = semid("run", "sasrec", folder, "--seed", 3, *SMALL)
+    assert code == 0 and err == ""  # no bar where there is no terminal
+    assert "sasrec on party, quick profile, seed 3" in out and "ndcg@10" in out
+    assert "recommender dim 8 (paper 128)" in out
+    assert not (tmp_path / "results").exists()
+    (record,) = (tmp_path / "runs").glob("*/record.json")
+    value = json.loads(record.read_text())["metrics"]["test"]["ndcg@10"]
+    assert f"{value:.4f}" in out
+
+
+def test_record_is_kept_on_request_and_not_replaced_silently(semid, folder, tmp_path):
+    name = "markov--default--party--quick--s0"
+    assert semid("run", "markov", folder, "--record")[0] == 0
+    path = tmp_path / "results" / f"{name}.json"
+    record = results.load_record(path)
+    code, _, err = semid("run", "markov", folder, "--record")
+    assert code == 2 and "recorded already" in err
+    assert semid("run", "markov", folder)[0] == 0
+    path.write_text(json.dumps({**record, "commit": "old"}))
+    assert semid("run", "markov", folder, "--record", "--force")[0] == 0
+    assert results.load_record(path)["commit"] == record["commit"]
+
+
+def test_paper_profile_keeps_its_record(semid, folder, tmp_path):
+    assert semid("run", "popularity", folder, "--profile", "paper")[0] == 0
+    assert (tmp_path / "results" / "popularity--default--party--paper--s0.json").exists()
+
+
+def test_dry_run_counts_measures_and_trains_nothing_to_the_end(semid, folder, tmp_path):
+    code, out, _ = semid("run", "sasrec", folder, "--dry-run", "--profile", "paper")
+    assert code == 0 and not (tmp_path / "runs").exists()
+    row = next(line.split() for line in out.splitlines() if line.strip().startswith("recommender "))
+    from semid_lib.data import leave_one_out, load_dataset
+    from semid_lib.recommenders import SASRec
+
+    model = SASRec(epochs=0, device="cpu").fit(leave_one_out(load_dataset(folder)))
+    assert row[1] == f"{model.num_parameters():,}"
+    assert row[2] == "500"  # 40 users are one batch, so 500 epochs are 500 steps
+    assert "validation and test" in out and "MB" in out
+
+
+def test_budget_pauses_and_the_same_command_goes_on(semid, folder):
+    arguments = ("run", "sasrec", folder, "--set=recommender.epochs=400", *SMALL[:3])
+    arguments += ("--set=recommender.patience=null",)
+    code, out, err = semid(*arguments, "--budget", "1s")
+    assert code == cli.PAUSED and "paused" in err and "goes on" in err and out == ""
+    code, out, err = semid(*arguments)
+    assert code == 0 and "ndcg@10" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("run", "tiger", "FOLDER"), "InputError: unknown system 'tiger'"),
+        (("run", "sasrec", "nowhere"), "DataError: no dataset"),
+        (("run", "sasrec", "FOLDER", "--profile", "fast"), "InputError: profile is 'fast'"),
+        (("run", "sasrec", "FOLDER", "--device", "tpu"), "InputError: device 'tpu'"),
+        (("run", "sasrec", "FOLDER", "--set", "epochs=3"), "InputError: 'epochs=3' is not of"),
+        (("run", "sasrec", "FOLDER", "--budget", "soon"), "InputError: 'soon' is not a duration"),
+        (("run", "sasrec", "FOLDER", "--set=recommender.dim=7"), "InputError"),
+        (("table", "resid.99"), "InputError: no printed table resid.99"),
+        (("table", "four"), "InputError: 'four' is not of the form"),
+        (("queue", "list", "--only", "tiger"), "InputError: no queue entry"),
+        (("queue", "run", "--jobs", "0"), "InputError: jobs is 0"),
+        (("data", "describe", "nowhere"), "DataError: no dataset"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(semid, folder, arguments, message):
+    code, _, err = semid(*(folder if a == "FOLDER" else a for a in arguments))
+    assert code == 2 and message in err
+    assert "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_usage_errors_exit_with_2_too(semid):
+    code, _, err = semid("run")
+    assert code == 2 and "Missing argument" in err
+
+
+def test_settings_are_json_or_text():
+    texts = ["encoder.epochs=2", "encoder.loss=full", 'quantizer.branching=[4, 4, "auto"]']
+    assert cli.parse_settings(texts) == {
+        "encoder": {"epochs": 2, "loss": "full"}, "quantizer": {"branching": [4, 4, "auto"]},
+    }  # fmt: skip
+    with pytest.raises(InputError):
+        cli.parse_settings(["x"])
+
+
+# ---------------------------------------------------------------- queue and tables
+
+
+def test_queue_list_shows_states(semid, tmp_path):
+    results.write_record(make_record("sasrec", "toys", seed=1), tmp_path / "results")
+    code, out, _ = semid("queue", "list", "--only", "sasrec--default--toys")
+    assert code == 0 and "1 of 3 runs are recorded" in out
+    states = {line.split()[0][-2:]: line.split()[1] for line in out.splitlines()[2:5]}
+    assert states == {"s0": "waiting", "s1": "done", "s2": "waiting"}
+    assert "another seed" in out and "left: about" in out
+
+
+def test_table_puts_records_beside_the_printed_numbers(semid, tmp_path):
+    for seed, value in enumerate((0.05, 0.07)):
+        results.write_record(make_record("sasrec", "beauty", seed, value), tmp_path / "results")
+    results.write_record(make_record("markov", "beauty", value=0.04), tmp_path / "results")
+    results.write_record(make_record("markov", "lastfm", value=0.04), tmp_path / "results")
+    code, out, _ = semid("table", "acerec.1", "--metric", "recall@10")
+    assert code == 0
+    (row,) = [line for line in out.splitlines() if line.split()[:2] == ["SASRec", "beauty"]]
+    assert "0.0605" in row and "0.0600 ± 0.0141" in row
+    assert any("Markov chain" in line and "none" in line for line in out.splitlines())
+    assert "lastfm" not in out  # not a dataset of this table
+
+
+def test_table_without_metrics_is_printed_as_it_is(semid):
+    code, out, _ = semid("table", "resid.7")
+    assert code == 0 and "as printed" in out and "485" not in out and "256" in out
+
+
+# ---------------------------------------------------------------- the installed command
+
+
+def test_installed_command_and_its_bar_on_a_terminal(folder, tmp_path):
+    """In a pseudo-terminal the bar shows loss, speed and time left; errors have no traceback."""
+    pty = pytest.importorskip("pty", reason="a pseudo-terminal needs POSIX")
+    termios = pytest.importorskip("termios", reason="a pseudo-terminal needs POSIX")
+    env = {**os.environ, "SEMID_RUNS": str(tmp_path / "runs"), "TERM": "xterm", "COLUMNS": "120"}
+    main, side = pty.openpty()
+    termios.tcsetwinsize(main, (24, 120))
+    command = [sys.executable, "-m", "semid_lib.cli", "run", "sasrec", str(folder), *SMALL]
+    command += ["--set=recommender.epochs=600", "--set=recommender.patience=null"]
+    with subprocess.Popen(command, stdout=side, stderr=side, env=env) as process:
+        os.close(side)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(main, 4096)
+            except OSError:
+                break
+            if not piece:
+                break
+            shown += piece
+    os.close(main)
+    text = shown.decode(errors="replace")
+    assert process.returncode == 0, text
+    assert "SASRec:" in text and "step/s" in text and "<00:" in text and "loss=" in text
+    assert "ndcg@10" in text
