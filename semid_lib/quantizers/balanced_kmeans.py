@@ -261,7 +261,7 @@ class Gram(Rows):
         return (sums / self.counts[:, None]).astype(self.Z.dtype)
 
 
-def _inertia(Z, centres, labels, chunk=8192) -> float:
+def _inertia(Z, centres, labels, chunk=1024) -> float:
     total = 0.0
     for start in range(0, len(Z), chunk):
         rest = Z[start : start + chunk] - centres[labels[start : start + chunk]]

@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 
 from semid_lib import errors
 
-_TINY = 8192  # rows looked at in one go where a whole-array temporary would cost memory
+_CHUNK = 1024  # rows looked at in one go where a whole-array temporary would cost memory
 
 
 class NotFittedError(errors.NotFittedError, exceptions.NotFittedError):
@@ -31,8 +31,8 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
     """
     dtype = (np.float32, np.float64) if reset else estimator._dtype
     X = validate_data(estimator, X, reset=reset, dtype=dtype, order="C", ensure_all_finite=False)
-    for start in range(0, len(X), _TINY):
-        good = np.isfinite(X[start : start + _TINY]).all(axis=1)
+    for start in range(0, len(X), _CHUNK):
+        good = np.isfinite(X[start : start + _CHUNK]).all(axis=1)
         if not good.all():
             row = start + int(np.argmin(good))
             raise errors.InputError(
@@ -42,7 +42,7 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
     if reset:
         estimator._dtype = X.dtype
         if len(X) > 1 and not any(
-            (X[start : start + _TINY] != X[0]).any() for start in range(0, len(X), _TINY)
+            (X[start : start + _CHUNK] != X[0]).any() for start in range(0, len(X), _CHUNK)
         ):
             raise errors.InputError(
                 f"rows 0 to {len(X) - 1} of X are all the same vector, so there is nothing to "
@@ -64,8 +64,8 @@ def check_seed(random_state) -> int:
 def row_digests(X: np.ndarray) -> np.ndarray:
     """Fingerprint each row: `[N, 2]` int64, 128 bits of BLAKE2b of its bytes (-0.0 as 0.0)."""
     out = bytearray()
-    for start in range(0, len(X), _TINY):
-        for row in np.ascontiguousarray(X[start : start + _TINY] + 0.0):
+    for start in range(0, len(X), _CHUNK):
+        for row in np.ascontiguousarray(X[start : start + _CHUNK] + 0.0):
             out += hashlib.blake2b(row, digest_size=16).digest()
     return np.frombuffer(bytes(out), dtype=np.int64).reshape(len(X), 2)
 

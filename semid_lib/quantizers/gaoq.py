@@ -190,6 +190,6 @@ def _unit(rows):
     return rows / np.where(norm > 0, norm, 1)
 
 
-def _blocks(count, size=4096):
+def _blocks(count, size=1024):
     """0..count-1 in runs of at most `size` indices."""
     return np.split(np.arange(count), range(size, count, size))

@@ -178,3 +178,15 @@ def test_the_paper_size_has_no_collision_and_equal_use_of_codes():
     for level in (0, 1):
         counts = np.bincount(model.codes_[:, level])
         assert np.ptp(counts) <= 10
+
+
+def test_memory_stays_under_three_times_the_vectors():
+    import tracemalloc
+
+    X = np.random.default_rng(0).normal(size=(20_000, 128)).astype(np.float32)
+    GAOQ((4, 4, "auto"), max_iter=1).fit(X[:100])  # compile outside of the measurement
+    tracemalloc.start()
+    GAOQ((32, 40, "auto"), max_iter=2, n_jobs=2).fit(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert X.nbytes + peak < 3 * X.nbytes
