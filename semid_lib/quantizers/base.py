@@ -70,6 +70,13 @@ def row_digests(X: np.ndarray) -> np.ndarray:
     return np.frombuffer(bytes(out), dtype=np.int64).reshape(len(X), 2)
 
 
+def _plain(value):
+    """A setting as JSON has it: NumPy's numbers as Python's, tuples as lists."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class Quantizer(TransformerMixin, BaseEstimator):
     """Vectors `[N, D]` in, codes `[N, L]` int64 out.
 
@@ -96,7 +103,7 @@ class Quantizer(TransformerMixin, BaseEstimator):
         arrays = {"codes_": self.codes_, **self._state()}
         meta = {
             "kind": type(self).__name__,
-            "params": self.get_params(deep=False),
+            "params": {k: _plain(v) for k, v in self.get_params(deep=False).items()},
             "level_sizes": [int(size) for size in self.level_sizes_],
             "features": int(self.n_features_in_),
             "names": getattr(self, "feature_names_in_", np.array([])).tolist(),

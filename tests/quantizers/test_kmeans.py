@@ -170,7 +170,7 @@ def test_torch_backend_grows_the_same_tree(Tree):
 @TREES
 def test_saved_and_loaded(Tree, tmp_path):
     X = vectors(50)
-    model = Tree((3, 3, 8), random_state=4).fit(X)
+    model = Tree((np.int64(3), 3, 8), random_state=np.int64(4)).fit(X)
     path = model.save(tmp_path / "tree.safetensors")
     other = Tree.load(path)
     assert other.get_params() == model.get_params()
