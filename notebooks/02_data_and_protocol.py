@@ -222,7 +222,7 @@ here5 = pd.DataFrame(
         for name in printed5.index
         if (d := data.get(name.lower())) is not None
     }
-).T
+).T.reindex(columns=["users", "items", "interactions", "mean"])
 both5 = printed5.join(here5).rename_axis("dataset").reset_index()
 whole = {
     c: "count"
@@ -799,7 +799,7 @@ table(days, "Recall@10 with 95 % intervals")
 
 # %% [markdown]
 r"""
-On Instruments the chain scores about twice as much on the users of one day. On MovieLens 1M nearly all of its score, above the best of R³-VAE's Table 2, comes from single sittings; on the users who came back another day it is no
+On Instruments the chain scores about twice as much on the users of one day. On MovieLens 1M nearly all of its score, above the best of R³-VAE's Table 2, comes from users whose last two films are of one day; on the users who came back another day it is no
 better than popularity. On LastFM popularity and item-kNN go the other way; the next section says why.
 
 Where there are no dates, the item numbers give a hint. If ties rise, a last step that *falls* leads to another day for certain; one that rises may be either.
@@ -820,7 +820,7 @@ table(hints, "Markov chain, Recall@10", {"rising": "share"})
 
 # %% [markdown]
 r"""
-On every Amazon set the chain scores much more on rising last steps, many of them ties, than on falling ones, which are surely moves in time. The papers' trained models were scored on all of these users
+On every Amazon set the chain scores much more on rising last steps, which on this reading include all ties, than on falling ones, which lead to another day. The papers' trained models were scored on all of these users
 together. How much of *their* score is the file's order cannot be read from the papers; it would take their predictions.
 
 ### The same events, ties sorted otherwise
