@@ -18,6 +18,8 @@ from semid_lib.pipeline import (
 )
 from semid_lib.results import Table
 
+_LONG = 20.0  # seconds in steps after which even fewer steps will do
+
 
 def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **settings) -> Table:
     """Estimate a run's parameters, time and memory without doing it.
@@ -86,7 +88,7 @@ def _first_steps(work: Work, role: str, steps: int) -> tuple[float, int] | None:
     from semid_lib.training import TrainingPaused
 
     marks, allowance = [], 1.0
-    while not marks or marks[-1].step < steps:
+    while not marks or (marks[-1].step < steps and marks[-1].seconds < _LONG):
         work.deadline = time.monotonic() + allowance
         try:
             getattr(work, f"run_{role}")()

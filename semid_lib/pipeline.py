@@ -187,6 +187,7 @@ class Work:
         info = make()
         info.setdefault("seconds", time.perf_counter() - began)
         info["peak_memory"], info["peak_device_memory"] = peak_memory(self.device)
+        info.update(device=device_name(self.device), commit=commit(), versions=versions())
         write_json(path, info)
         return info
 
@@ -295,7 +296,8 @@ class Work:
         for key in ("users", "cold_targets", "buckets"):
             diagnostics[key] = {part: info[key] for part, info in parts.items()}
         diagnostics["mrr_cut"] = parts["test"]["cut"]
-        kept = ("seconds", "samples_per_second", "parameters", "epochs", "best_epoch", "stopped")
+        kept = ("seconds", "samples_per_second", "parameters", "epochs", "best_epoch", "stopped",
+                "device", "commit")  # fmt: skip
         curves = {role: s.get("curve", []) for role, s in stages.items()}
         return {
             "system": self.plan.system, "variant": self.plan.variant, "dataset": self.plan.dataset,
@@ -312,8 +314,8 @@ class Work:
                 "peak_memory": max(s["peak_memory"] for s in everything.values()),
                 "peak_device_memory": max(s["peak_device_memory"] for s in everything.values()),
             },
-            "config": self.config, "cut": list(self.plan.cut), "device": device_name(self.device),
-            "versions": versions(), "commit": commit(),
+            "config": self.config, "cut": list(self.plan.cut),
+            **{key: stages["recommender"][key] for key in ("device", "versions", "commit")},
             "curve": {role: curve for role, curve in curves.items() if curve},
         }  # fmt: skip
 

@@ -125,7 +125,7 @@ _SASREC = {
 }  # fmt: skip
 _SASREC_QUICK = {"dim": 64, "ffn_dim": 256, "batch_size": 64, "epochs": 20, "patience": 3}
 _SAMPLED = {"recommender": {"loss": "sampled", "similarity": "cosine"}}
-_SASREC_CUT = ("256 sequences a batch for 2,048 windows",)
+_SASREC_CUT = ("batches of whole sequences, each position a target, for batches of windows",)
 
 SYSTEMS: dict[str, System] = {
     "resid": System(

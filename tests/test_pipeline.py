@@ -172,8 +172,10 @@ def test_a_finished_run_is_not_computed_again(finished, tiny, monkeypatch):
     record, work = finished
     monkeypatch.setattr(T5Recommender, "fit", None)
     monkeypatch.setattr("semid_lib.evaluation.evaluate", None)
+    monkeypatch.setattr(pipeline, "commit", lambda: "later")
     again = pipeline.run("resid", tiny, overrides=TINY, folder=work, device="cpu")
     same_numbers(record, again)
+    assert again["commit"] == record["commit"] != "later"  # of the code that computed it
 
 
 def test_two_processes_do_not_share_a_folder(tiny, tmp_path):
