@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 export OMP_NUM_THREADS ?= 1
 
 .NOTPARALLEL:
-.PHONY: help book test environment data run check html lint unit notebooks pages serve bench clean
+.PHONY: help book test environment data run check html lint unit notebooks pages serve clean
 
 help:
 	@echo "make book             set up, execute what is stale, build the pages, say what to open"
@@ -22,7 +22,6 @@ help:
 	@echo "make check            check the stored notebooks without executing them"
 	@echo "make html             build and check the pages from the stored notebooks"
 	@echo "make serve            serve the built pages on http://localhost:8000 (full search)"
-	@echo "make bench            time the library's hot paths"
 	@echo "make clean            remove what was built (not .venv, not the data)"
 
 book: environment data
@@ -71,9 +70,6 @@ pages: html
 
 serve: html
 	$(BIN)/python -m http.server --directory _build/html 8000
-
-bench: environment
-	$(BIN)/python -m pytest tests/benchmarks -q -s -p no:xdist
 
 clean:
 	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis

@@ -157,6 +157,19 @@ def test_commands_of_the_texts_exist():
         assert done.returncode == 0, f"semid {command}: {done.stderr}"
 
 
+def test_the_example_of_the_readme_runs(tmp_path):
+    """On a folder of one's own: ids as text, two fields, one value missing."""
+    rows = [f"u{u},i{(u + step) % 9},{step}" for u in range(30) for step in range(6)]
+    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,position", *rows]))
+    items = [f"i{i},{'ab'[i % 2]},{i % 3 or ''}" for i in range(9)]
+    (tmp_path / "items.csv").write_text("\n".join(["item,brand,kind", *items]))
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example = example.replace("path/to/folder", str(tmp_path)).replace("epochs=20", "epochs=1")
+    names = {}
+    exec(example.replace("k=10", "k=3"), names)
+    assert names["items"].shape == (5, 3) and names["items"][0][0] in {f"i{i}" for i in range(9)}
+
+
 def test_ci_calls_make_test():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
