@@ -1,8 +1,10 @@
-"""Photograph built pages in Chromium, at desktop and phone width.
+"""Photograph built pages in Chromium.
 
-    python scripts/screenshot.py FOLDER [PAGE ...]     such as: out book/intro notebooks/01_pipeline
+    python scripts/screenshot.py FOLDER [PAGE ...]   such as: out book/intro notebooks/01_pipeline
+    python scripts/screenshot.py README.png PAGE#ANCHOR
 
-Writes FOLDER/PAGE-desktop.png and -phone.png of each page of _build/html (all of them by default).
+The first writes FOLDER/PAGE-desktop.png and -phone.png, whole pages of _build/html (all of them by
+default). The second writes one desktop view with the anchor in its middle, for the README.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = [
     "--no-sandbox",
@@ -43,29 +45,47 @@ def browser() -> Iterator:
         opened.close()
 
 
-def photograph(page_path: Path, target: Path, size: tuple[int, int], opened, whole: bool) -> None:
-    """Write one picture of one page, equations rendered."""
-    width, height = size
+def photograph(opened, page: str, kind: str, target: Path) -> None:
+    """Write a picture of `page` ("folder/name", or "folder/name#anchor" for one view of it)."""
+    name, _, anchor = page.partition("#")
+    width, height = SIZES[kind]
     context = opened.new_context(viewport={"width": width, "height": height})
-    page = context.new_page()
-    page.goto(page_path.as_uri(), wait_until="load")
-    page.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+    shown = context.new_page()
+    shown.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
+    shown.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+    if anchor:
+        where = "{block: 'center', behavior: 'instant'}"
+        shown.evaluate(f"(id) => document.getElementById(id).scrollIntoView({where})", anchor)
     target.parent.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=target, full_page=whole)
+    shown.screenshot(path=target, full_page=not anchor)
     context.close()
 
 
-def main(folder: str, *names: str) -> None:
+def main(target: str, *pages: str) -> None:
     """Photograph the named pages, or all."""
     if chromium() is None:
         raise SystemExit("no Chromium on the PATH")
-    chosen = [HTML / f"{name}.html" for name in names]
+    chosen = list(pages)
+    if not chosen:
+        found = [path for part in ("book", "notebooks") for path in (HTML / part).glob("*.html")]
+        chosen = [path.relative_to(HTML).with_suffix("").as_posix() for path in sorted(found)]
     with browser() as opened:
-        for path in chosen or sorted(HTML.glob("[bn]*/*.html")):
-            for kind, size in SIZES.items():
-                target = Path(folder) / f"{path.stem}-{kind}.png"
-                photograph(path, target, size, opened, whole=True)
-                print(target)
+        if target.endswith(".png"):
+            photograph(opened, chosen[0], "desktop", Path(target))
+            _few_colours(Path(target))
+            return
+        for page in chosen:
+            for kind in SIZES:
+                file = Path(target) / f"{Path(page).name}-{kind}.png"
+                photograph(opened, page, kind, file)
+                print(file)
+
+
+def _few_colours(path: Path) -> None:
+    """Rewrite a picture with a palette: a quarter of the bytes, no difference to see."""
+    from PIL import Image
+
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 if __name__ == "__main__":
