@@ -72,7 +72,12 @@ from semid_lib.recommenders import (
     SASRec,
     T5Recommender,
 )
-from semid_lib.results import load_records, printed_cells, side_by_side, table
+from semid_lib.results import (
+    load_records,
+    printed_cells,
+    side_by_side,
+    table,
+)
 
 # %% [markdown]
 r"""
@@ -87,7 +92,10 @@ plotting.flow_diagram(
             ("Text model", "trained on text,\nnot on behaviour"),
             ("Quantizer", "nearest\ncodeword,\nlocal indices"),
             ("Codes", "(2, 1, 5)\n(9, 1, 7)"),
-            ("Generator", "what “1” means\ndepends on the\ncode before"),
+            (
+                "Generator",
+                "what “1” means\ndepends on the\ncode before",
+            ),
         ],
         "ReSID: behaviour first": [
             ("Item fields", "id, genres,\nyear"),
@@ -98,7 +106,7 @@ plotting.flow_diagram(
         ],
     },
     colours=[plotting.VERMILLION, plotting.BLUE],
-);
+)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "ReSID in detail, after Figure 2 of its paper. E: a transformer reads the history and what is left of the next item's fields, and names the masked ones; the fields' tables are the result. Q: a balanced tree, whose branches are numbered by directions that all parents share. G: an encoder-decoder writes the codes. See that no step uses a language model.", "name": "fig-pipeline-resid"}, "image": {"alt": "Three rows of boxes joined by arrows, one for each step: E, FAMAE from fields to vectors; Q, GAOQ from vectors to codes; G, T5 from history codes to ranked items."}}
 plotting.flow_diagram(
@@ -123,7 +131,7 @@ plotting.flow_diagram(
         ],
     },
     colours=[plotting.BLUE, plotting.GREEN, plotting.VERMILLION],
-);
+)
 
 # %% [markdown]
 r"""
@@ -179,10 +187,14 @@ we are after: a film's vector is its rows of all tables, side by side.
 """
 
 # %%
+small = dict(dim=64, num_heads=4, ffn_dim=256, precision="float64")
 famae = FAMAE(
-    dim=64, num_layers=2, num_heads=4, ffn_dim=256, max_length=9,
-    epochs=2, samples_per_epoch=12_000, batch_size=256,
-    learning_rate=3e-3, precision="float64",
+    **small,
+    max_length=9,
+    epochs=4,
+    samples_per_epoch=15_000,
+    batch_size=256,
+    learning_rate=3e-3,
 ).fit(split)
 vectors = famae.embed()
 vectors.shape
@@ -322,10 +334,17 @@ and keep the history short.
 
 # %%
 t5 = T5Recommender(
-    dim=64, num_layers=2, num_heads=4, head_dim=16, ffn_dim=256,
-    max_history=6, epochs=3, samples_per_epoch=12_000, batch_size=128,
-    learning_rate=3e-3, warmup=0.1, num_beams=30, precision="float64",
-    validate_users=200,
+    **small,
+    num_layers=1,
+    head_dim=16,
+    dropout=0.0,
+    max_history=12,
+    epochs=8,
+    samples_per_epoch=12_000,
+    batch_size=32,
+    learning_rate=1e-3,
+    warmup=0.1,
+    num_beams=30,
 ).fit(split, sids)
 
 # %% tags=["hide-input"]
@@ -334,7 +353,7 @@ rows = rows[["loss", "recall@10", "ndcg@10"]]
 rows["guess"] = np.mean([np.log(k) for k in sids.level_sizes])
 table(
     rows,
-    "T5: mean loss of a code (nats), on 200 validation users; "
+    "T5: mean loss of a code (nats), and the validation films; "
     "guess = codes drawn evenly",
     {"recall@10": "metric", "ndcg@10": "metric"},
 )
@@ -350,9 +369,7 @@ history; popularity ignores the history altogether.
 
 # %%
 sasrec = SASRec(
-    dim=64, num_layers=2, num_heads=4, ffn_dim=256, max_history=32,
-    epochs=12, batch_size=64, learning_rate=2e-3,
-    precision="float64",
+    **small, long_histories="windows", epochs=6, batch_size=32
 ).fit(split)
 floors = [Popularity(), MarkovChain(), ItemKNN()]
 popularity, markov, itemknn = (f.fit(split) for f in floors)
@@ -389,8 +406,11 @@ that does not clear them has learnt nothing that counting would not give.
 
 # %% tags=["hide-input"]
 methods = {
-    "ReSID": t5, "SASRec": sasrec, "MarkovChain": markov,
-    "ItemKNN": itemknn, "Popularity": popularity,
+    "ReSID": t5,
+    "SASRec": sasrec,
+    "MarkovChain": markov,
+    "ItemKNN": itemknn,
+    "Popularity": popularity,
 }
 found = {
     name: evaluate(method, split, "test")
@@ -413,7 +433,7 @@ plotting.bars_with_intervals(
     [r.metrics("unseen")["recall@10"] for r in found.values()],
     [r.interval("recall@10", "unseen") for r in found.values()],
     label="Recall@10 (share of viewers)",
-);
+)
 
 # %% [markdown]
 r"""
@@ -427,8 +447,8 @@ for rule in rules:
     gain, low, high = paired_difference(
         found["ReSID"], found["Popularity"], "recall@10", rule=rule
     )
-    print(f"{rules[rule]:20} gain {gain:.3f}, 95 % in "
-          f"[{low:.3f}, {high:.3f}]")
+    where = f"95 % in [{low:.3f}, {high:.3f}]"
+    print(f"{rules[rule]:20} gain {gain:.3f}, {where}")
     assert low > 0
 
 # %% [markdown]
@@ -476,7 +496,9 @@ for role, estimator in used.items():
     here = estimator.get_params()
     for name, value in preset[role].items():
         if here[name] != value:
-            rows.append((type(estimator).__name__, name, value, here[name]))
+            rows.append(
+                (type(estimator).__name__, name, value, here[name])
+            )
 pd.DataFrame(rows, columns=["model", "setting", "full size", "here"])
 
 # %% [markdown]
@@ -541,6 +563,7 @@ first code, for both.
 :class: dropdown
 ````
 """
+
 
 # %%
 def shared_first(codes):

@@ -20,8 +20,8 @@ class Recommender(BaseEstimator):
     A subclass implements `fit(split, sids=None)`, which calls `self._see(split)` first, and either
 
     * `_scores(histories) -> [B, N]` array, if it scores every item, or
-    * `_generate(histories, k, exclude_history) -> (items [B, k], scores [B, k])`, if it writes items
-      one by one (`PADDING` where it finds fewer than k);
+    * `_generate(histories, k, exclude_history) -> (items [B, k], scores [B, k])`, if it writes
+      items one by one (`PADDING` where it finds fewer than k);
 
     and, if it learns something, `_state() -> {name: tensor}` and `_restore(tensors)`.
     Inside, items are always 0..N-1 and a history is an int64 array, newest last.
@@ -124,15 +124,20 @@ class Recommender(BaseEstimator):
     def _indices_of(self, history, row) -> np.ndarray:
         if self._index is not None:
             try:
-                return np.array([self._index[i] for i in np.asarray(history).tolist()], dtype=np.int64)
+                return np.array(
+                    [self._index[i] for i in np.asarray(history).tolist()], dtype=np.int64
+                )
             except KeyError as error:
                 raise UnknownItemError(
                     f"item {error.args[0]!r} of history {row} is not in the catalogue of "
-                    f"{self.num_items_} items seen at fit time"
+                    f"{self.num_items_} items seen at fit time (ids such as "
+                    f"{self.item_ids_[0]!r}; indices of a Split map to them by data.item_ids)"
                 ) from None
         indices = np.asarray(history)
         if len(indices) and not np.issubdtype(indices.dtype, np.integer):
-            raise UnknownItemError(f"history {row} holds {indices[0]!r}; items are integers 0..N-1 here")
+            raise UnknownItemError(
+                f"history {row} holds {indices[0]!r}; items are integers 0..N-1 here"
+            )
         indices = indices.astype(np.int64)
         outside = (indices < 0) | (indices >= self.num_items_)
         if outside.any():
