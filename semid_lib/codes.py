@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from semid_lib.storage import write_atomic
 
 MAX_TOKENS = 2**31 - 1
 _FORMAT = "semid_lib.SemanticIds"
-_TOKEN = re.compile(r"<([a-z]+)_(0|[1-9][0-9]*)>")
+_TOKEN = re.compile(r"<([a-z]+)_(0|[1-9][0-9]{0,17})>")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +27,17 @@ class Trie:
 
     A node of level l is a distinct prefix of l+1 codes. The nodes of a level are numbered in
     lexicographic order, so the children of a node are one contiguous range of the next level,
-    sorted by code, and so are the items of a leaf (several where IDs collide).
+    sorted by code, and so are the items of a leaf (several where IDs collide). Tuples have one
+    entry a level; arrays are int64, of numpy or, after `tensors(device)`, of torch.
 
     Attributes:
-        code: per level, `[n_l]` the last code of each node. `code[0]` are the root's children.
-        parent: per level, `[n_l]` node of the level above (all 0, the root, at level 0).
-        first_child: per level, `[n_l]` first node of the next level; at the last level the
-            position in `leaf_items` (so the children of a leaf are its items).
-        num_children: per level, `[n_l]`.
-        max_children: per level, the largest of `num_children`, an int.
+        code: `[n_l]` the last code of each node. `code[0]` are the root's children.
+        parent: `[n_l]` node of the level above (all 0, the root, at level 0).
+        first_child, num_children: `[n_l]` range of nodes of the next level; at the last level of
+            positions in `leaf_items`, so the children of a leaf are its items.
+        max_children: the largest of `num_children`, an int.
         leaf_ptr: `[n_{L-1} + 1]`, the items of leaf j are `leaf_items[leaf_ptr[j]:leaf_ptr[j+1]]`.
         leaf_items: `[N]` item indices, ascending within a leaf.
-    All arrays are int64: numpy arrays, or torch tensors after `tensors(device)`.
     """
 
     code: tuple
@@ -65,15 +65,11 @@ class Trie:
         below = parent[1:] + [node[:, -1]]
         num_children = [np.bincount(p, minlength=len(c)) for p, c in zip(below, code)]
         first_child = [np.cumsum(n) - n for n in num_children]
-        return cls(
-            code=tuple(code),
-            parent=tuple(parent),
-            first_child=tuple(first_child),
-            num_children=tuple(num_children),
-            max_children=tuple(int(n.max()) for n in num_children),
-            leaf_ptr=np.append(first_child[-1], num_items),
-            leaf_items=order,
+        widest, leaf_ptr = (
+            [int(n.max()) for n in num_children],
+            np.append(first_child[-1], num_items),
         )
+        return cls(*map(tuple, (code, parent, first_child, num_children, widest)), leaf_ptr, order)
 
     @property
     def num_levels(self) -> int:
@@ -84,24 +80,6 @@ class Trie:
     def num_leaves(self) -> int:
         """Distinct IDs."""
         return len(self.code[-1])
-
-    def find(self, prefixes: np.ndarray) -> np.ndarray:
-        """Look up prefixes `[M, l]`, 1 <= l <= L: the node of level l-1 of each, or -1.
-
-        Works on the numpy form. Cost: O(M l log N).
-        """
-        prefixes = np.asarray(prefixes, dtype=np.int64)
-        node = np.zeros(len(prefixes), dtype=np.int64)
-        for level in range(prefixes.shape[1]):
-            # Parents and, within a parent, codes both ascend: one key, searchable at once.
-            size = int(self.code[level].max()) + 1
-            keys = self.parent[level] * size + self.code[level]
-            step = prefixes[:, level]
-            known = (node >= 0) & (step >= 0) & (step < size)
-            wanted = np.where(known, node * size + step, 0)
-            place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-            node = np.where(known & (keys[place] == wanted), place, -1)
-        return node
 
     def tensors(self, device="cpu") -> Trie:
         """Return the same trie with int64 torch tensors on `device`, made once per device."""
@@ -135,12 +113,8 @@ class SemanticIds:
         level_sizes: K_l of every level; by default the largest code of the level plus one.
 
     Attributes:
-        codes: `[N, L]` int64.
-        level_sizes: L ints.
-        offsets: `[L]` int64.
+        codes: `[N, L]` int64. level_sizes: L ints. offsets: `[L]` int64.
         num_tokens: 1 + sum of the level sizes (padding included).
-        tokens: `[N, L]` int64, 1..num_tokens-1.
-        trie: the prefix trie, built at first use.
 
     Raises:
         CodesError: codes that are not integers, not a full matrix, empty, or outside a level.
@@ -153,19 +127,23 @@ class SemanticIds:
     """
 
     def __init__(self, codes, level_sizes: Sequence[int] | None = None):
-        self.codes = _matrix(codes)
-        largest = self.codes.max(axis=0)
+        self.codes = _integers(codes, "codes", "[N, L]")
         if level_sizes is None:
-            level_sizes = (largest + 1).tolist()
-        self.level_sizes = _sizes(level_sizes, self.codes.shape[1])
-        for level, size in enumerate(self.level_sizes):
-            column = self.codes[:, level]
-            if column.min() < 0 or column.max() >= size:
-                item = int(np.argmax((column < 0) | (column >= size)))
-                raise CodesError(
-                    f"item {item} has code {column[item]} at level {level}, outside 0..{size - 1}: "
-                    "are the level sizes another tokenizer's, or the codes offset already?"
-                )
+            level_sizes = np.maximum(self.codes.max(axis=0), 0) + 1
+        sizes = _integers(level_sizes, "level_sizes", "[L]")
+        if len(sizes) != self.num_levels or sizes.min() < 1:
+            raise CodesError(f"level_sizes are {sizes}, not {self.num_levels} numbers above 0")
+        outside = (self.codes < 0) | (self.codes >= sizes)
+        if outside.any():
+            item, level = np.argwhere(outside)[0]
+            raise CodesError(
+                f"item {item} has code {self.codes[item, level]} at level {level}, outside "
+                f"0..{sizes[level] - 1}: are the level sizes another tokenizer's, or the codes "
+                "offset already?"
+            )
+        if sizes.sum() >= MAX_TOKENS:
+            raise CapacityError(f"{sizes.sum()} tokens; the largest vocabulary is {MAX_TOKENS}")
+        self.level_sizes = tuple(sizes.tolist())
         self.offsets = np.cumsum((0, *self.level_sizes[:-1]), dtype=np.int64)
         self.num_tokens = 1 + sum(self.level_sizes)
 
@@ -224,40 +202,9 @@ class SemanticIds:
 
     def items_of(self, prefix: Sequence[int]) -> np.ndarray:
         """Return the items whose ID begins with `prefix` (1 to L codes), ascending; maybe none."""
-        prefix = _matrix([list(prefix)])
-        if prefix.shape[1] > self.num_levels:
-            raise CodesError(f"a prefix of {prefix.shape[1]} codes, but IDs have {self.num_levels}")
-        first = int(self.trie.find(prefix)[0])
-        if first < 0:
-            return np.empty(0, dtype=np.int64)
-        last = first + 1
-        for level in range(prefix.shape[1] - 1, self.num_levels):
-            starts, counts = self.trie.first_child[level], self.trie.num_children[level]
-            first, last = starts[first], starts[last - 1] + counts[last - 1]
-        return np.sort(self.trie.leaf_items[first:last])
-
-    def lookup(self, codes) -> np.ndarray:
-        """Decode IDs `[M, L]` to items `[M]` int64, -1 where no item has the ID.
-
-        Raises:
-            CodesError: a wrong number of levels, or an ID that several items share
-                (`items_of` lists them, `resolve` separates them).
-        """
-        codes = _matrix(codes)
-        if codes.shape[1] != self.num_levels:
-            raise CodesError(
-                f"IDs of {codes.shape[1]} codes, but this catalogue's have {self.num_levels}"
-            )
-        leaf = self.trie.find(codes)
-        shared = (leaf >= 0) & (self.trie.num_children[-1][leaf] > 1)
-        if shared.any():
-            row = int(np.argmax(shared))
-            items = self.items_of(codes[row]).tolist()
-            raise CodesError(
-                f"ID {tuple(codes[row].tolist())} belongs to {len(items)} items ({items[:3]}...): "
-                "use items_of, or make the IDs unique with resolve('extra_digit')"
-            )
-        return np.where(leaf >= 0, self.trie.leaf_items[self.trie.first_child[-1][leaf]], -1)
+        if len(prefix) > self.num_levels:
+            raise CodesError(f"a prefix of {len(prefix)} codes, but IDs have {self.num_levels}")
+        return np.flatnonzero((self.codes[:, : len(prefix)] == prefix).all(axis=1))
 
     def resolve(
         self, how: str, *, costs=None, rounds: int = 20, epsilon: float = 0.003
@@ -265,16 +212,14 @@ class SemanticIds:
         """Return new IDs in which collisions are dealt with by the rule `how` (SPEC 13).
 
         Args:
-            how: one of
-                "none": leave them, equal IDs tie (RPG, ACERec);
+            how: "none": leave them, equal IDs tie (RPG, ACERec);
                 "extra_digit": one more level, the item's 0-based rank among the items of its ID,
                 in item order (TIGER, LIGER);
                 "grid_digit": one more level, 0 if the ID is unique, else 1, 2, ... (GRID);
-                "sinkhorn": re-assign colliding items on the last level (LC-Rec, LETTER), which
-                needs `costs`. What still collides after `rounds` is left so.
-            costs: `[N, K_{L-1}]` finite distances of each item (its residual) to every code of
-                the last level. Used by "sinkhorn" only.
-            rounds: most re-assignment rounds.
+                "sinkhorn": re-assign colliding items on the last level, at most `rounds` times;
+                what still collides is left so (LC-Rec, LETTER).
+            costs: for "sinkhorn", `[N, K_{L-1}]` finite distances of each item (its residual) to
+                every code of the last level.
             epsilon: Sinkhorn's entropy weight, on distances scaled to -1..1 (LC-Rec's 0.003).
 
         Raises:
@@ -298,19 +243,12 @@ class SemanticIds:
 
     def _sinkhorn(self, costs, rounds, epsilon) -> SemanticIds:
         if costs is None:
-            raise InputError(
-                "resolve('sinkhorn') needs costs [N, K]: distances to the last level's codes"
-            )
-        costs = np.asarray(costs, dtype=np.float64)
-        if costs.shape != (self.num_items, self.level_sizes[-1]):
-            wanted = (self.num_items, self.level_sizes[-1])
-            raise CodesError(
-                f"costs have shape {costs.shape}, not {wanted} (items x last level's codes)"
-            )
+            raise InputError("'sinkhorn' needs costs [N, K]: distances to the last level's codes")
+        costs, wanted = np.asarray(costs, dtype=np.float64), (self.num_items, self.level_sizes[-1])
+        if costs.shape != wanted:
+            raise CodesError(f"costs are {costs.shape}, not {wanted} (items x last level's codes)")
         if not np.isfinite(costs).all():
-            raise InputError(
-                "costs hold NaN or infinite distances: check the vectors they come from"
-            )
+            raise InputError("costs hold NaN or infinite distances: check the vectors behind them")
         current = self
         for _ in range(rounds):
             if current.is_unique:
@@ -326,31 +264,20 @@ class SemanticIds:
 
     def to_json(self, path: str | Path) -> Path:
         """Write codes and level sizes as JSON, atomically."""
-        value = {
-            "format": _FORMAT,
-            "version": 1,
-            "level_sizes": list(self.level_sizes),
-            "codes": self.codes.tolist(),
-        }
-        return write_atomic(path, json.dumps(value, separators=(",", ":")).encode())
+        value = {"format": _FORMAT, "version": 1, "level_sizes": self.level_sizes}
+        return _write_json(path, {**value, "codes": self.codes.tolist()})
 
     @classmethod
     def from_json(cls, path: str | Path) -> SemanticIds:
         """Read what `to_json` wrote. Raises CodesError for anything else, cut files included."""
         value = _read_json(path)
-        if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        ours = isinstance(value, dict) and value.get("format") == _FORMAT
+        if not ours or value.get("version") != 1 or value.get("level_sizes") is None:
             raise CodesError(
-                f"{Path(path).name} is not a file of SemanticIds.to_json; "
+                f"{Path(path).name} is not a file of SemanticIds.to_json, version 1; "
                 "for the exchange form (item -> ['<a_12>', ...]) use from_index_json"
             )
-        if value.get("version") != 1:
-            raise CodesError(f"{Path(path).name} has version {value.get('version')!r}, not 1")
-        missing = {"codes", "level_sizes"} - value.keys()
-        if missing:
-            raise CodesError(f"{Path(path).name} lacks {sorted(missing)}")
-        if not isinstance(value["level_sizes"], list):
-            raise CodesError(f"level_sizes must be a list, not {str(value['level_sizes'])[:40]!r}")
-        return cls(_plain_rows(value["codes"]), value["level_sizes"])
+        return cls(value.get("codes"), value["level_sizes"])
 
     def to_index_json(self, path: str | Path | None = None) -> dict[str, list[str]]:
         """Return `{"0": ["<a_12>", "<b_7>", ...], ...}` and, if `path` is given, write it too.
@@ -364,7 +291,7 @@ class SemanticIds:
             for item, row in enumerate(self.codes.tolist())
         }
         if path is not None:
-            write_atomic(path, json.dumps(index, separators=(",", ":")).encode())
+            _write_json(path, index)
         return index
 
     @classmethod
@@ -383,56 +310,36 @@ class SemanticIds:
         """
         index = _read_json(source) if isinstance(source, str | Path) else source
         if not isinstance(index, Mapping) or not index:
+            raise CodesError("an index must be an object item -> ['<a_12>', ...], not empty")
+        by_key = {str(key): tokens for key, tokens in index.items()}
+        items = [str(item) for item in range(len(index))]
+        if by_key.keys() != set(items):
+            wrong = [key[:40] for key in sorted(by_key.keys() - set(items))[:3]]
             raise CodesError(
-                "an index must be an object item -> ['<a_12>', '<b_7>', ...], not empty"
+                f"the {len(index)} item keys must be the numbers 0..{len(index) - 1}, each once, "
+                f"not {wrong}: map other ids to positions (some repositories count from 1)"
             )
-        rows: list = [None] * len(index)
-        for key, tokens in index.items():
-            item = _item_key(key, len(index))
-            if rows[item] is not None:
-                raise CodesError(f"item {item} occurs twice")
-            rows[item] = _parse_tokens(tokens, item)
-        return cls(rows, level_sizes)
+        return cls([_parse_tokens(by_key[item], item) for item in items], level_sizes)
 
 
-def _matrix(codes) -> np.ndarray:
-    """Codes as an int64 matrix of their own, or CodesError."""
+def _integers(value, name: str, axes: str) -> np.ndarray:
+    """`value` as an int64 array of its own with these axes, or CodesError."""
     try:
-        array = np.asarray(codes)
+        array = np.asarray(value)
     except (ValueError, OverflowError) as error:
-        raise CodesError(f"codes are not a full [N, L] matrix ({error}): ragged tuples?") from error
-    if array.ndim != 2 or 0 in array.shape:
+        raise CodesError(f"{name} are not a full {axes} array ({error}): ragged tuples?") from error
+    if array.ndim != axes.count(",") + 1 or array.size == 0:
         raise CodesError(
-            f"codes must be [N, L] with at least one item and level, not {array.shape}"
+            f"{name} must be {axes} with at least one item and level, not {array.shape}"
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise CodesError(
-            f"codes must be integers, not {array.dtype} (such as {array.flat[0]!r}): "
+            f"{name} must be integers, not {array.dtype} (such as {array.flat[0]!r}): "
             "convert after checking that no rounding is involved"
         )
     if array.max() >= MAX_TOKENS:
-        raise CapacityError(f"code {array.max()} is beyond the largest vocabulary, {MAX_TOKENS}")
+        raise CapacityError(f"{name} of {array.max()}: the largest vocabulary is {MAX_TOKENS}")
     return array.astype(np.int64)
-
-
-def _sizes(level_sizes, levels: int) -> tuple[int, ...]:
-    try:
-        sizes = tuple(level_sizes)
-    except TypeError:
-        raise CodesError(f"level_sizes must be {levels} integers, not {level_sizes!r}") from None
-    if len(sizes) != levels:
-        raise CodesError(f"{len(sizes)} level sizes for codes of {levels} levels")
-    for level, size in enumerate(sizes):
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise CodesError(
-                f"level {level} has size {size!r}, but a size is an integer of at least 1"
-            )
-    sizes = tuple(int(size) for size in sizes)
-    if sum(sizes) >= MAX_TOKENS:
-        raise CapacityError(
-            f"{sum(sizes)} tokens in all levels; the largest vocabulary is {MAX_TOKENS}"
-        )
-    return sizes
 
 
 def _balanced_choice(costs: np.ndarray, epsilon: float, iterations: int = 50) -> np.ndarray:
@@ -461,57 +368,30 @@ def _letters(level: int) -> str:
     return name
 
 
-def _item_key(key, count: int) -> int:
-    text = str(key)
-    if isinstance(key, bool) or not re.fullmatch(r"0|[1-9][0-9]{0,17}", text) or int(text) >= count:
-        raise CodesError(
-            f"item key {text[:40]!r}: the {count} keys must be the numbers 0..{count - 1}. "
-            "Map other ids to positions first (some repositories count items from 1)."
-        )
-    return int(text)
-
-
-def _parse_tokens(tokens, item: int) -> list[int]:
+def _parse_tokens(tokens, item: str) -> list[int]:
     if not isinstance(tokens, list | tuple):
         raise CodesError(f"item {item} has {str(tokens)[:40]!r} instead of a list of tokens")
     codes = []
     for level, token in enumerate(tokens):
-        match = _TOKEN.fullmatch(token) if isinstance(token, str) else None
-        if match is None:
+        match = _TOKEN.fullmatch(str(token))
+        if match is None or match[1] != _letters(level):
             raise CodesError(
-                f"item {item}, level {level}: {str(token)[:40]!r} is not of the form '<a_12>'"
+                f"item {item}, level {level}: {str(token)[:40]!r} is not of the form "
+                f"'<{_letters(level)}_12>'; are the levels out of order?"
             )
-        if match[1] != _letters(level):
-            raise CodesError(
-                f"item {item}, level {level}: token {token[:40]!r} has letter {match[1][:9]!r}, "
-                f"but level {level} is named {_letters(level)!r}; are the levels out of order?"
-            )
-        if len(match[2]) > 10:
-            raise CapacityError(f"item {item}, level {level}: code {match[2][:40]} is too large")
         codes.append(int(match[2]))
     return codes
 
 
-def _plain_rows(rows) -> list:
-    """Rows of JSON integers; true, 1.0 and text are refused rather than converted."""
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise CodesError("codes must be a list of lists of integers")
-    for item, row in enumerate(rows):
-        for level, code in enumerate(row):
-            if type(code) is not int:
-                raise CodesError(
-                    f"item {item}, level {level}: {str(code)[:40]!r} is not an integer"
-                )
-    return rows
+def _write_json(path, value) -> Path:
+    return write_atomic(path, json.dumps(value, separators=(",", ":")).encode())
 
 
 def _no_duplicates(pairs) -> dict:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        seen = set()
-        key = next(k for k, _ in pairs if k in seen or seen.add(k))
-        raise CodesError(f"key {key[:40]!r} occurs twice")
-    return result
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise CodesError(f"key {key[:40]!r} occurs twice")
+    return dict(pairs)
 
 
 def _read_json(path) -> Any:
@@ -520,8 +400,8 @@ def _read_json(path) -> Any:
         raise CodesError(f"no such file: {path.name}")
     try:
         return json.loads(path.read_bytes(), object_pairs_hook=_no_duplicates)
-    except CodesError as error:
-        raise CodesError(f"{path.name}: {error}") from None
+    except CodesError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CodesError(
             f"{path.name} ({path.stat().st_size} bytes) is not whole JSON ({error}): "

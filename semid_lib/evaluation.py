@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -125,18 +125,11 @@ def ranks_from_scores(scores, targets, histories=None) -> Ranks:
 
     Cost: O(B N) comparisons.
     """
-    scores, targets = np.asarray(scores), np.asarray(targets, dtype=np.int64)
-    _check_scores(scores, len(targets))
-    return _ranks_by_rule(scores, targets, histories)["all" if histories is None else "unseen"]
+    rule = "all" if histories is None else "unseen"
+    return _ranks_by_rule(scores, targets, histories)[rule]
 
 
-def _check_scores(scores, rows) -> None:
-    if scores.ndim != 2 or len(scores) != rows:
-        raise InputError(f"scores have shape {scores.shape} for {rows} users; they must be [B, N]")
-    _refuse_nan(scores, np.ones(scores.shape, dtype=bool))
-
-
-def _refuse_nan(scores, live) -> None:
+def _refuse_nan(scores, live=True) -> None:
     bad = (np.isnan(scores) & live).any(axis=1)
     if bad.any():
         raise InputError(
@@ -146,6 +139,10 @@ def _refuse_nan(scores, live) -> None:
 
 
 def _ranks_by_rule(scores, targets, histories) -> dict[str, Ranks]:
+    scores, targets = np.asarray(scores), np.asarray(targets, dtype=np.int64)
+    if scores.ndim != 2 or len(scores) != len(targets):
+        raise InputError(f"scores of shape {scores.shape} for {len(targets)} users; need [B, N]")
+    _refuse_nan(scores)
     own = scores[np.arange(len(targets)), targets][:, None]
     above = (scores > own).sum(axis=1)
     ties = (scores == own).sum(axis=1) - 1
@@ -153,9 +150,8 @@ def _ranks_by_rule(scores, targets, histories) -> dict[str, Ranks]:
     result = {"all": Ranks(np.where(lost, UNRANKED, above), np.where(lost, 0, ties))}
     if histories is not None:
         row, item = _seen_pairs(histories, scores.shape[1])
-        seen, reference = scores[row, item], own[row, 0]
+        seen, reference, count = scores[row, item], own[row, 0], len(targets)
         lost[row[item == targets[row]]] = True
-        count = len(targets)
         above = above - np.bincount(row[seen > reference], minlength=count)
         ties = ties - np.bincount(row[seen == reference], minlength=count)
         result["unseen"] = Ranks(np.where(lost, UNRANKED, above), np.where(lost, 0, ties))
@@ -269,75 +265,45 @@ class Evaluation:
         names = [f"{name}@{k}" for k in self.ks for name in ("recall", "ndcg")]
         return {name: self.values(name, rule).mean().item() for name in (*names, "mrr")}
 
-    def interval(
-        self,
-        metric: str,
-        rule: str = "all",
-        *,
-        level: float = 0.95,
-        resamples: int = 1000,
-        seed: int = 0,
-    ) -> tuple[float, float]:
-        """Percentile bootstrap interval `(low, high)` of the mean, users resampled."""
-        return _bootstrap(self.values(metric, rule), level, resamples, seed)
+    def interval(self, metric: str, rule: str = "all", **how) -> tuple[float, float]:
+        """Percentile bootstrap interval `(low, high)` of the mean, users resampled.
+
+        `how`: `level` (0.95), `resamples` (1000), `seed` (0).
+        """
+        return _bootstrap(self.values(metric, rule), **how)
 
     def where(self, mask) -> Evaluation:
         """The same evaluation on a subset of its users: `mask` `[E]` bool."""
         mask = np.asarray(mask)
         if mask.shape != self.users.shape or mask.dtype != bool:
             raise InputError(f"the mask must be bool [{len(self)}], not {mask.dtype} {mask.shape}")
-        return Evaluation(
-            self.part,
-            self.users[mask],
-            self.targets[mask],
-            self.target_counts[mask],
-            {rule: ranks[mask] for rule, ranks in self.ranks.items()},
-            self.ks,
-            self.cut,
-        )
+        names = ("users", "targets", "target_counts")
+        ranks = {rule: ranks[mask] for rule, ranks in self.ranks.items()}
+        return replace(self, ranks=ranks, **{name: getattr(self, name)[mask] for name in names})
 
-    def by_bucket(
-        self, counts=None, edges: Sequence[int] = BUCKET_EDGES, rule: str = "all"
-    ) -> dict[str, dict]:
+    def by_bucket(self, rule: str = "all") -> dict[str, dict]:
         """Metrics by how often the target occurs in the train part (ACERec Table 6).
 
-        Args:
-            counts: `[E]` another count per target; by default `target_counts`.
-            edges: upper limits, inclusive: (5, 10) makes 0-5, 6-10 and >10.
-
         Returns:
-            bucket label -> `{"n": users, "recall@5": ..., ...}`; an empty bucket has only n = 0.
+            "0-5", "6-10", ..., ">20" -> `{"n": users, "recall@5": ..., ...}`; an empty bucket has
+            only n = 0.
         """
-        counts = np.asarray(self.target_counts if counts is None else counts)
-        if counts.shape != self.users.shape:
-            raise InputError(f"counts must be one per user, [{len(self)}], not {counts.shape}")
-        edges = list(edges)
-        if not edges or edges != sorted(set(edges)):
-            raise InputError(f"bucket edges must ascend, not {edges}")
-        lows = [0, *(edge + 1 for edge in edges)]
-        labels = [f"{low}-{high}" for low, high in zip(lows, edges)] + [f">{edges[-1]}"]
-        bucket = np.searchsorted(edges, counts)
+        lows = [0, *(edge + 1 for edge in BUCKET_EDGES)]
+        labels = [f"{low}-{high}" for low, high in zip(lows, BUCKET_EDGES)]
+        bucket = np.searchsorted(BUCKET_EDGES, self.target_counts)
         result = {}
-        for index, label in enumerate(labels):
+        for index, label in enumerate([*labels, f">{BUCKET_EDGES[-1]}"]):
             part = self.where(bucket == index)
             result[label] = {"n": len(part), **(part.metrics(rule) if len(part) else {})}
         return result
 
 
 def paired_difference(
-    a: Evaluation,
-    b: Evaluation,
-    metric: str,
-    rule: str = "all",
-    *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    a: Evaluation, b: Evaluation, metric: str, rule: str = "all", **how
 ) -> tuple[float, float, float]:
     """Mean of a - b over the same users, with its bootstrap interval: `(mean, low, high)`.
 
-    Raises:
-        InputError: the two evaluations have other users or other targets.
+    `how` as `Evaluation.interval`. Raises InputError if users or targets differ.
     """
     if not (np.array_equal(a.users, b.users) and np.array_equal(a.targets, b.targets)):
         raise InputError(
@@ -345,16 +311,15 @@ def paired_difference(
             "both must ask the same users for the same items"
         )
     difference = a.values(metric, rule) - b.values(metric, rule)
-    return (difference.mean().item(), *_bootstrap(difference, level, resamples, seed))
+    return (difference.mean().item(), *_bootstrap(difference, **how))
 
 
-def _bootstrap(values, level, resamples, seed) -> tuple[float, float]:
+def _bootstrap(values, level=0.95, resamples=1000, seed=0) -> tuple[float, float]:
     """Percentile interval of the mean. Drawing users with replacement is drawing the counts of
     the distinct values from a multinomial, which is exact and far cheaper."""
     if len(values) == 0 or not 0 < level < 1 or resamples < 1:
         raise InputError(
-            f"a bootstrap needs users ({len(values)}), a level in 0..1 ({level}) and resamples "
-            f"({resamples})"
+            f"{len(values)} users, level {level}, {resamples} resamples: need 1, within 0..1, 1"
         )
     distinct, counts = np.unique(values, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), resamples)
@@ -381,7 +346,6 @@ def evaluate(
 
     Args:
         recommender: a fitted `Recommender` of this split's catalogue.
-        split: where histories and targets come from.
         part: "validation" or "test". It has no default: whatever selects must say "validation".
         ks: the cut-offs that `metrics` will list.
         batch_size: histories per call of the recommender.
@@ -410,48 +374,34 @@ def evaluate(
         cut = min(getattr(recommender, "num_beams", None) or 50, num_items)
     if any(k < 1 or (cut is not None and k > cut) for k in ks):
         raise InputError(f"cut-offs {ks} must lie in 1..{cut or num_items} (the ranked items)")
-    histories, positions = split.histories(part), _positions(split.users, users)
+    users = split.users if users is None else np.asarray(users, dtype=np.int64)
+    unknown = np.setdiff1d(users, split.users)
+    if len(unknown):
+        raise InputError(f"user {unknown[0]} is not evaluated (under 3 interactions, or unknown)")
+    histories, positions = split.histories(part), np.searchsorted(split.users, users)
     targets = split.targets[part][positions]
-    found: dict[str, list[Ranks]] = {rule: [] for rule in RULES}
+    found: dict[str, list[Ranks]] = {rule: [Ranks(*np.empty((2, 0), np.int64))] for rule in RULES}
     show = sys.stderr.isatty() if progress is None else progress
-    for start in tqdm(
-        range(0, len(positions), batch_size), desc=f"evaluating on {part}", disable=not show
-    ):
+    steps = range(0, len(positions), batch_size)
+    for start in tqdm(steps, desc=f"evaluating on {part}", disable=not show):
         rows = positions[start : start + batch_size]
         batch = [histories[row] for row in rows]
         for rule, ranks in _rank_batch(recommender, batch, split.targets[part][rows], cut).items():
             found[rule].append(ranks)
     ranks = {
-        rule: Ranks(
-            np.concatenate([np.empty(0, np.int64)] + [r.above for r in parts]),
-            np.concatenate([np.empty(0, np.int64)] + [r.ties for r in parts]),
-        )
+        rule: Ranks(*(np.concatenate([getattr(r, a) for r in parts]) for a in ("above", "ties")))
         for rule, parts in found.items()
     }
-    counts = split.train_counts()[targets]
-    return Evaluation(part, split.users[positions], targets, counts, ranks, ks, cut)
-
-
-def _positions(evaluated, users) -> np.ndarray:
-    """Rows of `split.users` that hold the wanted users."""
-    if users is None:
-        return np.arange(len(evaluated))
-    users = np.asarray(users, dtype=np.int64)
-    place = np.minimum(np.searchsorted(evaluated, users), max(len(evaluated) - 1, 0))
-    if len(users) and (len(evaluated) == 0 or (evaluated[place] != users).any()):
-        bad = users[0] if len(evaluated) == 0 else users[evaluated[place] != users][0]
-        raise InputError(f"user {bad} is not evaluated (fewer than 3 interactions, or unknown)")
-    return place
+    return Evaluation(part, users, targets, split.train_counts()[targets], ranks, ks, cut)
 
 
 def _rank_batch(recommender, histories, targets, cut) -> dict[str, Ranks]:
     """Ranks by both rules. Histories hold indices already, so no ids are mapped."""
     if cut is None:
         scores = np.asarray(recommender._scores(histories))
-        _check_scores(scores, len(histories))
-        if scores.shape[1] != recommender.num_items_fitted:
+        if scores.shape[-1] != recommender.num_items_fitted:
             raise InputError(
-                f"{type(recommender).__name__} gave {scores.shape[1]} scores a user for "
+                f"{type(recommender).__name__} gave {scores.shape[-1]} scores a user for "
                 f"{recommender.num_items_fitted} items: is padding among them?"
             )
         return _ranks_by_rule(scores, targets, histories)

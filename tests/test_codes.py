@@ -62,30 +62,6 @@ class TestTrie:
         widest = [max(len(c) for p, c in children.items() if len(p) == n) for n in range(1, levels)]
         assert list(trie.max_children) == [*widest, max(map(len, items.values()))]
 
-    @given(code_rows, st.data())
-    @settings(max_examples=100, deadline=None)
-    def test_find_equals_dict(self, rows, data):
-        trie = Trie.of(np.array(rows, dtype=np.int64))
-        length = data.draw(st.integers(1, len(rows[0])))
-        order = sorted({tuple(row[:length]) for row in rows})
-        asked = data.draw(
-            st.lists(
-                st.lists(st.integers(-1, 7), min_size=length, max_size=length),
-                min_size=1,
-                max_size=20,
-            )
-        )
-        asked += [list(p) for p in order]
-        truth = [order.index(tuple(p)) if tuple(p) in order else -1 for p in asked]
-        assert trie.find(np.array(asked)).tolist() == truth
-
-    def test_find_distinguishes_codes_beyond_the_level(self):
-        # Parent 0 with code 3 must not be read as parent 1 with code 0 (key = parent * 3 + code).
-        assert Trie.of(np.array([[0, 2], [1, 0]])).find(np.array([[0, 3], [1, 0]])).tolist() == [
-            -1,
-            1,
-        ]
-
     def test_tensors_are_the_same_trie(self):
         trie = SemanticIds(COLLIDING).trie
         moved = trie.tensors("cpu")
@@ -133,21 +109,6 @@ class TestSemanticIds:
         assert sids.items_of((1, 0)).tolist() == []
         assert repr(sids) == "SemanticIds(6 items, levels 3 x 2, 3 distinct IDs)"
 
-    def test_lookup(self):
-        sids = SemanticIds([[0, 1], [2, 0], [1, 1]])
-        assert sids.lookup([[2, 0], [0, 0], [1, 1], [9, 9], [-1, 0], [0, 1]]).tolist() == [
-            1,
-            -1,
-            2,
-            -1,
-            -1,
-            0,
-        ]
-        with pytest.raises(CodesError, match=r"IDs of 3 codes, but this catalogue's have 2"):
-            sids.lookup([[0, 0, 0]])
-        with pytest.raises(CodesError, match=r"\(0, 1\) belongs to 3 items"):
-            SemanticIds(COLLIDING).lookup([[0, 0], [0, 1]])
-
     def test_does_not_alias_its_input(self):
         codes = np.array([[0], [1]])
         sids = SemanticIds(codes)
@@ -172,11 +133,11 @@ class TestSemanticIds:
             ([], None, r"at least one item"),
             ([[]], None, r"at least one item and level, not \(1, 0\)"),
             ([[[0]]], None, r"must be \[N, L\]"),
-            ([[0, 1]], (3,), r"1 level sizes for codes of 2 levels"),
-            ([[0]], (0,), r"level 0 has size 0"),
-            ([[0]], (1.0,), r"level 0 has size 1\.0"),
-            ([[0]], (True,), r"level 0 has size True"),
-            ([[0]], 7, r"level_sizes must be 1 integers"),
+            ([[0, 1]], (3,), r"level_sizes are \[3\], not 2 numbers"),
+            ([[0]], (0,), r"level_sizes are \[0\], not 1 numbers above 0"),
+            ([[0]], (1.0,), r"level_sizes must be integers, not float64"),
+            ([[0]], (True,), r"level_sizes must be integers, not bool"),
+            ([[0]], 7, r"level_sizes must be \[L\]"),
             ([[2**70]], None, r"integers"),
             (None, None, r"must be \[N, L\]"),
         ],
@@ -186,7 +147,7 @@ class TestSemanticIds:
             SemanticIds(codes, sizes)
 
     def test_all_codes_negative(self):
-        with pytest.raises(CodesError, match="size 0|code -1"):
+        with pytest.raises(CodesError, match="item 0 has code -1"):
             SemanticIds([[-1], [-1]])
 
     def test_vocabulary_limit(self):
@@ -364,24 +325,27 @@ class TestFiles:
             ([], "must be an object"),
             (
                 {"1": ["<a_0>"], "2": ["<a_1>"]},
-                r"item key '2': the 2 keys must be the numbers 0\.\.1",
+                r"the 2 item keys must be the numbers 0\.\.1, each once, not \['2'\]",
             ),
-            ({"B00ABC": ["<a_0>"]}, "item key 'B00ABC'"),
-            ({"00": ["<a_0>"]}, "item key '00'"),
-            ({True: ["<a_0>"]}, "item key 'True'"),
-            ({"0": ["<a_0>"], 0: ["<a_0>"]}, "item 0 occurs twice"),
+            ({"B00ABC": ["<a_0>"]}, "not .'B00ABC'.: map"),
+            ({"00": ["<a_0>"]}, "not .'00'.: map"),
+            ({True: ["<a_0>"]}, "not .'True'.: map"),
+            ({"0": ["<a_0>"], 0: ["<a_0>"]}, "each once, not"),
             ({"0": "<a_0>"}, "item 0 has '<a_0>' instead of a list"),
             ({"0": ["<a_x>"]}, "item 0, level 0: '<a_x>' is not of the form"),
             ({"0": ["<a_-1>"]}, "is not of the form"),
             ({"0": ["<a_007>"]}, "is not of the form"),
             ({"0": ["<a_\u0663>"]}, "is not of the form"),
             ({"0": [3]}, "item 0, level 0: '3' is not of the form"),
-            ({"0": ["<b_1>", "<a_0>"]}, "item 0, level 0: token '<b_1>' has letter 'b'.*named 'a'"),
-            ({"0": ["<a_1>", "<c_0>"]}, "level 1 is named 'b'"),
+            (
+                {"0": ["<b_1>", "<a_0>"]},
+                "item 0, level 0: '<b_1>' is not of the form '<a_12>'; are",
+            ),
+            ({"0": ["<a_1>", "<c_0>"]}, "level 1: '<c_0>' is not of the form '<b_12>'"),
             ({"0": ["<a_0>", "<b_0>"], "1": ["<a_0>"]}, "ragged"),
             ({"0": []}, "at least one item and level"),
-            ({"0": ["<a_99999999999>"]}, "code 99999999999 is too large"),
-            ({"0": ["<a_9999999999>"]}, "beyond the largest vocabulary"),
+            ({"0": ["<a_99999999999>"]}, "99999999999: the largest vocabulary"),
+            ({"0": ["<a_" + "9" * 5000 + ">"]}, "is not of the form"),
         ],
     )
     def test_malformed_index(self, index, message):
@@ -427,15 +391,14 @@ class TestFiles:
         ("change", "message"),
         [
             ({"format": "other"}, "not a file of SemanticIds.to_json"),
-            ({"version": 2}, "version 2, not 1"),
-            ({"codes": None}, "list of lists"),
-            ({"codes": [[0, True]]}, "item 0, level 1: 'True' is not an integer"),
-            ({"codes": [[0, 1.0]]}, "not an integer"),
+            ({"version": 2}, "to_json, version 1"),
+            ({"codes": None}, r"codes must be \[N, L\]"),
+            ({"codes": [[0, 1.0]]}, "must be integers, not float64"),
             ({"codes": [[0, 1], [1]]}, "ragged"),
-            ({"level_sizes": None}, "level_sizes must be"),
+            ({"level_sizes": None}, "not a file of SemanticIds.to_json"),
             ({"level_sizes": [1, 1]}, "outside 0..0"),
-            ({"level_sizes": "ab"}, "level_sizes must be a list, not 'ab'"),
-            ({"level_sizes": ["a", 2]}, "level 0 has size 'a'"),
+            ({"level_sizes": "ab"}, r"level_sizes must be \[L\]"),
+            ({"level_sizes": ["a", 2]}, "level_sizes must be integers"),
         ],
     )
     def test_malformed_own_file(self, tmp_path, change, message):
@@ -447,7 +410,7 @@ class TestFiles:
     def test_own_file_without_codes(self, tmp_path):
         path = tmp_path / "codes.json"
         path.write_text('{"format": "semid_lib.SemanticIds", "version": 1}')
-        with pytest.raises(CodesError, match=r"lacks \['codes', 'level_sizes'\]"):
+        with pytest.raises(CodesError, match="not a file of SemanticIds.to_json"):
             SemanticIds.from_json(path)
 
     @given(json_values | near_index)

@@ -424,11 +424,6 @@ class TestEvaluation:
         assert [b["n"] for b in buckets.values()] == [2, 1, 0, 0, 2]
         assert (buckets["0-5"]["recall@5"], buckets["0-5"]["recall@10"]) == (0.5, 1.0)
         assert buckets["6-10"]["ndcg@10"] == 1 and buckets["11-15"] == {"n": 0}
-        assert list(result.by_bucket(counts=[0, 1, 2, 3, 4], edges=(0, 2))) == ["0-0", "1-2", ">2"]
-        with pytest.raises(InputError, match="ascend"):
-            result.by_bucket(edges=(5, 5))
-        with pytest.raises(InputError, match="one per user"):
-            result.by_bucket(counts=[1])
 
     def test_where(self):
         result = made_up([0, 100, 2])
