@@ -48,30 +48,27 @@ class Interactions:
 
     def __post_init__(self):
         for name in ("user", "item"):
-            column = getattr(self, name)
-            limit = getattr(self, f"num_{name}s")
+            column, limit = getattr(self, name), getattr(self, f"num_{name}s")
             if column.ndim != 1 or column.dtype != np.int64:
-                raise DataError(
-                    f"{name} must be a 1-d int64 array, not {column.dtype} {column.shape}"
-                )
-            if len(column) and not (0 <= column.min() and column.max() < limit):
-                bad = column.max() if column.max() >= limit else column.min()
-                raise DataError(f"{name} {bad} is outside 0..{limit - 1}; is num_{name}s right?")
+                kind = f"{column.dtype} {column.shape}"
+                raise DataError(f"{name} must be a 1-d int64 array, not {kind}")
+            bad = column[(column < 0) | (column >= limit)]
+            if len(bad):
+                raise DataError(f"{name} {bad[0]} is outside 0..{limit - 1}; is num_{name}s right?")
         if len(self.user) != len(self.item):
             raise DataError(f"{len(self.user)} users beside {len(self.item)} items in the rows")
-        if len(self.user) > 1 and (np.diff(self.user) < 0).any():
-            row = int(np.argmax(np.diff(self.user) < 0)) + 1
+        step = np.diff(self.user)
+        if (step < 0).any():
+            row = int(np.argmax(step < 0)) + 1
             raise DataError(
                 f"row {row} goes back to user {self.user[row]}: sort rows by user, then time"
             )
         if self.ordered and self.timestamp is not None:
-            backwards = (np.diff(self.timestamp) < 0) & (np.diff(self.user) == 0)
+            backwards = (np.diff(self.timestamp) < 0) & (step == 0)
             if backwards.any():
                 row = int(np.argmax(backwards)) + 1
-                raise DataError(
-                    f"row {row}: time of user {self.user[row]} goes back; sort rows by user, "
-                    "then time"
-                )
+                who = self.user[row]
+                raise DataError(f"row {row}: time of user {who} goes back; sort rows by time")
         for name, column in self.fields.items():
             if column.shape != (self.num_items,):
                 raise DataError(f"field {name!r} has shape {column.shape}, not ({self.num_items},)")
@@ -89,10 +86,10 @@ class Interactions:
     ) -> Interactions:
         """Take a table in memory, one row per interaction, in any order.
 
-        Rows are sorted by user, then `timestamp`, then `position` (those that there are); rows
-        that are equal in all of them keep their order. Whole-number ids 0..N-1 are kept as they
-        are. Other ids (numbers with gaps, text, ...) are mapped once, sorted, or in the order of
-        `items` if it is given, and kept in `item_ids` and `user_ids`.
+        Rows are sorted by user, then `timestamp`, then `position` (those that there are), the rest
+        in the table's order. Whole-number ids 0..N-1 are kept as they are. Other ids (numbers with
+        gaps, text, ...) are mapped once, sorted, or in the order of `items` if it is given, and
+        kept in `item_ids` and `user_ids`.
 
         Args:
             frame: columns `user` and `item`, and optionally `timestamp` (UNIX seconds or dates),
@@ -114,9 +111,7 @@ class Interactions:
         """
         from semid_lib.data.tables import interactions_from_frame
 
-        return interactions_from_frame(
-            frame, items, fields, columns=columns, ordered=ordered, name=name
-        )
+        return interactions_from_frame(frame, items, fields, columns, ordered, name)
 
     @property
     def num_interactions(self) -> int:
@@ -140,19 +135,16 @@ class Interactions:
     @property
     def sequences_sha256(self) -> str:
         """Hash of who took what in which order, without the fields."""
-        return self._sequences_digest().hexdigest()
-
-    def _sequences_digest(self):
-        digest = hashlib.sha256()
-        for column in (self.user, self.item):
-            digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
-        return digest
+        return self._digest({})
 
     @property
     def sha256(self) -> str:
         """Hash of the sequences and fields, the same wherever the data came from."""
-        digest = self._sequences_digest()
-        for name in sorted(self.fields):
+        return self._digest(self.fields)
+
+    def _digest(self, fields) -> str:
+        digest = hashlib.sha256()
+        for name, column in (("", self.user), ("", self.item), *sorted(fields.items())):
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.fields[name], dtype="<i8").tobytes())
+            digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
         return digest.hexdigest()

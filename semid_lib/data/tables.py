@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +18,7 @@ _LATEST = 100_000_000_000  # UNIX seconds in the year 5138: larger values are mi
 _COLUMNS = ("user", "item", "timestamp", "position", "rating")
 
 
-def interactions_from_frame(
-    frame: pd.DataFrame,
-    items: pd.DataFrame | None = None,
-    fields: Sequence[str] | None = None,
-    *,
-    columns: dict[str, str] | None = None,
-    ordered: bool | None = None,
-    name: str = "table",
-) -> Interactions:
+def interactions_from_frame(frame, items, fields, columns, ordered, name) -> Interactions:
     """Do the work of `Interactions.from_frame`, whose docstring says what."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"expected a pandas DataFrame, not {type(frame).__name__}")
@@ -39,24 +30,28 @@ def interactions_from_frame(
     codes, item_ids = _encode(_ids(frame[place["item"]], "item"), catalogue, "item")
     keys = [_numbers(frame[place[key]], key) for key in ("position", "timestamp") if key in place]
     order = np.lexsort((*keys, users))
-    num_items = max(int(codes.max()) + 1, 0 if catalogue is None else len(catalogue))
-    table = None
+    stamps = keys[-1].astype(np.int64)[order] if "timestamp" in place else None
+    ratings = _numbers(frame[place["rating"]], "rating")[order] if "rating" in place else None
+    coded, values = {}, {}
     if items is not None:
-        row_of = np.argsort(catalogue) if item_ids is None else np.arange(num_items)
-        table = items.iloc[row_of].reset_index(drop=True)
-    coded, values = _fields(table, fields, place["item"])
-    stamps = keys[-1].astype(np.int64) if "timestamp" in place else None
+        rows = np.argsort(catalogue) if item_ids is None else np.arange(len(items))
+        items = items.iloc[rows].reset_index(drop=True)
+        if fields is None:
+            fields = [c for c in items.columns if c != place["item"] and _repeats(items[c])]
+        coded, values = encode_fields(items, fields)
+    elif fields:
+        raise DataError(f"fields {list(fields)} asked for, but there is no items table")
     return Interactions(
         user=users[order],
         item=codes[order],
         num_users=int(users.max()) + 1,
-        num_items=num_items,
+        num_items=int(codes.max()) + 1 if items is None else len(items),
         ordered=bool(keys) if ordered is None else ordered,
-        timestamp=None if stamps is None else stamps[order],
-        rating=_ratings(frame[place["rating"]])[order] if "rating" in place else None,
+        timestamp=stamps,
+        rating=ratings,
         fields=coded,
         field_values=values,
-        items=table,
+        items=items,
         item_ids=item_ids,
         user_ids=user_ids,
         name=name,
@@ -68,18 +63,19 @@ def _places(frame: pd.DataFrame, renamed: dict[str, str]) -> dict[str, str]:
     unknown = set(renamed) - set(_COLUMNS)
     if unknown:
         raise DataError(f"columns names {sorted(unknown)}, but the parts are {list(_COLUMNS)}")
-    place = {part: renamed.get(part, part) for part in _COLUMNS}
-    present = frame.columns
-    for part, column in place.items():
-        if column not in present and (part in ("user", "item") or part in renamed):
+    place = {}
+    for part in _COLUMNS:
+        column = renamed.get(part, part)
+        times = (frame.columns == column).sum()
+        if times > 1:
+            raise DataError(f"column {column!r} occurs {times} times")
+        if times:
+            place[part] = column
+        elif part in ("user", "item") or part in renamed:
             raise DataError(
-                f"no column {column!r} for the {part}; the table has {list(map(str, present))}. "
-                "Name it with columns={...}."
+                f"no column {column!r} for the {part}; the table has "
+                f"{list(map(str, frame.columns))}. Name it with columns={{...}}."
             )
-    place = {part: column for part, column in place.items() if column in present}
-    for column in place.values():
-        if (present == column).sum() > 1:
-            raise DataError(f"column {column!r} occurs {(present == column).sum()} times")
     return place
 
 
@@ -91,18 +87,15 @@ def _ids(column: pd.Series, what: str) -> np.ndarray:
             f"{what} id missing in {missing.sum()} rows (first: row {missing.argmax()}): "
             "drop those rows, or check that the file is whole"
         )
-    kind = column.dtype
-    if pd.api.types.is_float_dtype(kind):
+    whole = pd.api.types.is_integer_dtype(column.dtype)
+    if pd.api.types.is_float_dtype(column.dtype):
         values = column.to_numpy(np.float64)
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
             raise DataError(f"{what} ids are fractional or infinite numbers: {values[:3]}")
-        kind = np.dtype(np.int64) if np.abs(values).max(initial=0) < 2**53 else np.dtype(object)
-    if pd.api.types.is_bool_dtype(kind) or not pd.api.types.is_integer_dtype(kind):
+        whole = np.abs(values).max(initial=0) < 2**53
+    if not whole or column.max() > np.iinfo(np.int64).max:
         return column.to_numpy(object)
-    values = column.to_numpy()
-    if values.dtype.kind == "u" and values.max(initial=0) > np.iinfo(np.int64).max:
-        return values.astype(object)
-    return values.astype(np.int64)
+    return column.to_numpy().astype(np.int64)
 
 
 def _encode(ids: np.ndarray, catalogue: np.ndarray | None, what: str):
@@ -112,12 +105,14 @@ def _encode(ids: np.ndarray, catalogue: np.ndarray | None, what: str):
     except TypeError as error:
         raise DataError(f"{what} ids must be hashable values such as text: {error}") from error
     known = present if catalogue is None else catalogue
-    whole = known.dtype == np.int64 and present.dtype == np.int64
-    if whole and len(known) and known.min() == 0 and known.max() == len(known) - 1:
-        if present.min() >= 0 and present.max() < len(known):
-            return ids.astype(np.int64), None
+    if known.dtype == np.int64 == present.dtype and known.min() == 0:
+        if known.max() == len(known) - 1 >= present.max() and present.min() >= 0:
+            return ids, None
     if catalogue is None:
-        known = _sorted(present)
+        try:
+            known = np.sort(present)
+        except TypeError:  # ids of several types: keep the order of first appearance
+            pass
     index = pd.Index(known).get_indexer(present)
     if (index < 0).any():
         lost, first = present[index < 0].tolist(), known[:1].tolist()[0]
@@ -129,21 +124,13 @@ def _encode(ids: np.ndarray, catalogue: np.ndarray | None, what: str):
     return index[codes].astype(np.int64), known
 
 
-def _sorted(values: np.ndarray) -> np.ndarray:
-    try:
-        return np.sort(values)
-    except TypeError:  # ids of several types: keep the order of first appearance
-        return values
-
-
 def _catalogue(items: pd.DataFrame, column: str) -> np.ndarray:
     """The ids of the items table, checked to be unique."""
     if not isinstance(items, pd.DataFrame) or (items.columns == column).sum() != 1:
         raise DataError(f"the items table needs exactly one column {column!r}")
-    if items.columns.duplicated().any():
-        raise DataError(
-            f"items column {items.columns[items.columns.duplicated()][0]!r} occurs twice"
-        )
+    if not items.columns.is_unique:
+        twice = items.columns[items.columns.duplicated()][0]
+        raise DataError(f"items column {twice!r} occurs twice")
     if not len(items):
         raise DataError("the items table is empty")
     ids = _ids(items[column], "item")
@@ -155,52 +142,49 @@ def _catalogue(items: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _numbers(column: pd.Series, what: str) -> np.ndarray:
-    """A column of finite numbers; dates become UNIX seconds."""
+    """Finite int64 or float64 numbers, dates as UNIX seconds; ratings as float32 or NaN."""
     if pd.api.types.is_datetime64_any_dtype(column.dtype) and not column.isna().any():
         utc = column.dt.tz_convert(None) if column.dt.tz is not None else column
         return utc.to_numpy("datetime64[s]").astype(np.int64)
     try:
-        values = pd.to_numeric(column).to_numpy()
-        whole = values.dtype.kind in "iu" and values.max(initial=0) < 2**53
-        values = values.astype(np.int64 if whole else np.float64)
+        numbers = pd.to_numeric(column)
+        values = numbers.to_numpy(np.float64, na_value=np.nan)
+        if numbers.dtype.kind in "iu" and values.max() < 2**53 and what != "rating":
+            values = numbers.to_numpy(np.int64)
     except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(
-            f"{what} is not numeric ({error}). Convert dates with pandas.to_datetime first."
-        ) from error
+        hint = "" if what == "rating" else ". Convert dates with pandas.to_datetime first."
+        raise DataError(f"{what} is not numeric ({error}){hint}") from error
+    if what == "rating":
+        if (np.abs(values) > np.finfo(np.float32).max).any():
+            raise DataError("rating is infinite or beyond float32; an absent one is an empty cell")
+        return values.astype(np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{what} is missing or infinite in {(~np.isfinite(values)).sum()} rows")
-    if what == "timestamp" and np.abs(values).max(initial=0) > _LATEST:
-        worst = values[np.abs(values).argmax()]
+    if what == "timestamp" and np.abs(values).max() > _LATEST:
         raise DataError(
-            f"timestamp {worst} is beyond the year 5000 in UNIX seconds: milliseconds? "
-            "Divide by 1000."
+            f"timestamp {values[np.abs(values).argmax()]} is beyond the year 5000 in UNIX seconds: "
+            "milliseconds? Divide by 1000."
         )
     return values
 
 
-def _ratings(column: pd.Series) -> np.ndarray:
-    try:
-        values = pd.to_numeric(column).to_numpy(np.float64, na_value=np.nan)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"rating is not numeric ({error})") from error
-    if (np.abs(values) > np.finfo(np.float32).max).any():
-        raise DataError("rating is infinite or beyond float32; an absent rating is an empty cell")
-    return values.astype(np.float32)
+def encode_fields(items: pd.DataFrame, names: Sequence[str]) -> tuple[dict, dict]:
+    """Number the values of the columns `names` of an items table by first appearance.
 
+    Returns:
+        name -> `[N]` int64 codes, `MISSING` (-1) for empty text or NaN; name -> the V values
+        as text.
 
-def _fields(table, names, id_column) -> tuple[dict, dict]:
-    """Codes and printed values of the chosen columns of the items table."""
-    if table is None:
-        if names:
-            raise DataError(f"fields {list(names)} asked for, but there is no items table")
-        return {}, {}
-    if names is None:
-        names = [c for c in table.columns if c != id_column and _repeats(table[c])]
+    Raises:
+        DataError: a column that the table lacks.
+    """
     codes, values = {}, {}
     for name in names:
-        if name not in table.columns:
-            raise DataError(f"no field {name!r}; the items have {list(map(str, table.columns))}")
-        codes[str(name)], values[str(name)] = encode_field(table[name])
+        if name not in items.columns:
+            raise DataError(f"no field {name!r}; the items have {list(map(str, items.columns))}")
+        found, distinct = pd.factorize(_texts(items[name]))
+        codes[str(name)] = np.where(found < 0, MISSING, found).astype(np.int64)
+        values[str(name)] = [str(value) for value in distinct]
     return codes, values
 
 
@@ -211,9 +195,7 @@ def _texts(column: pd.Series) -> pd.Series:
         if (np.floor(filled) == filled).all() and (np.abs(filled) < 2**53).all():
             column = column.astype("Int64")
     texts = column.astype(object).map(str, na_action="ignore")
-    return texts.mask(
-        texts.map(lambda text: text == "", na_action="ignore").fillna(False).astype(bool)
-    )
+    return texts.mask(texts.isin([""]))
 
 
 def _repeats(column: pd.Series) -> bool:
@@ -223,25 +205,8 @@ def _repeats(column: pd.Series) -> bool:
     return distinct > 1 and 2 * distinct <= texts.notna().sum()
 
 
-def encode_field(column: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Number a column's values in order of first appearance.
-
-    Args:
-        column: N values of any kind; empty text and NaN mean "no value".
-
-    Returns:
-        `[N]` int64 codes, `MISSING` (-1) for no value, and the V values as text.
-    """
-    codes, values = pd.factorize(_texts(column), use_na_sentinel=True)
-    return np.where(codes < 0, MISSING, codes).astype(np.int64), [str(value) for value in values]
-
-
 def read_bytes(path: str | Path) -> bytes:
-    """Read a file whole, unpacking `.gz`.
-
-    Raises:
-        DataError: it cannot be read, or the gzip stream is corrupt or ends early.
-    """
+    """Read a file whole, unpacking `.gz`. Raises DataError if it is missing or cut short."""
     path = Path(path)
     try:
         payload = path.read_bytes()
@@ -254,44 +219,30 @@ def read_bytes(path: str | Path) -> bytes:
 
 def find_file(folder: str | Path, name: str) -> Path | None:
     """`folder/name` or `folder/name.gz`, whichever exists."""
-    for path in (Path(folder) / f"{name}.gz", Path(folder) / name):
-        if path.is_file():
-            return path
-    return None
+    paths = (Path(folder) / f"{name}.gz", Path(folder) / name)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def read_table(
-    path: Path, separator: str = ",", encoding: str = "utf-8", **options
-) -> pd.DataFrame:
-    """Read a delimited text file, every cell as text and empty cells as missing.
+def read_table(path: Path, separator: str = ",", **options) -> pd.DataFrame:
+    """Read a delimited UTF-8 file, every cell as text and empty cells as missing.
 
     Raises:
-        DataError: not text of that encoding, no header, a column twice, or rows of unequal width.
+        DataError: not text, no header, a column twice, or a row longer than the header.
     """
-    payload = read_bytes(path)
+    payload = io.BytesIO(read_bytes(path))
     try:
-        if "names" not in options:
-            header = pd.read_csv(
-                io.BytesIO(payload), sep=separator, header=None, nrows=1, dtype=str,
-                encoding=encoding, keep_default_na=False, index_col=False, **options,
-            ).iloc[0]  # fmt: skip
-            if header.duplicated().any():
-                raise DataError(
-                    f"{path}: column {header[header.duplicated()].iloc[0]!r} occurs twice"
-                )
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                io.BytesIO(payload), sep=separator, dtype=str, encoding=encoding, na_values=[""],
-                keep_default_na=False, index_col=False, skip_blank_lines=True, **options,
-            )  # fmt: skip
-    except DataError:
-        raise
-    except (ValueError, pd.errors.ParserWarning, IndexError, OverflowError) as error:
-        # ParserError, EmptyDataError and UnicodeDecodeError are ValueErrors
+        table = pd.read_csv(
+            payload, sep=separator, header=None, dtype=str, na_values=[""], keep_default_na=False,
+            **options,
+        )  # fmt: skip
+    except (ValueError, OverflowError) as error:  # ParserError, UnicodeDecodeError are ValueErrors
         raise DataError(
             f"{path} is not a readable table ({error}): cut short, or not text?"
         ) from error
+    header = table.iloc[0].fillna("")
+    if header.duplicated().any():
+        raise DataError(f"{path}: column {header[header.duplicated()].iloc[0]!r} occurs twice")
+    return table[1:].set_axis(header.to_list(), axis=1).reset_index(drop=True)
 
 
 def read_folder(
@@ -305,37 +256,26 @@ def read_folder(
     Without `position` and `timestamp` the data counts as unordered.
 
     Args:
-        folder: where the files are.
-        fields: item columns that encoders should use; None takes the columns whose values
-            repeat at least twice on average (a category, not a title).
+        fields: as in `Interactions.from_frame`.
         name: what to call the dataset; the folder's name by default.
 
     Raises:
         DataError: a file is missing, cut short or malformed, or names items that `items` lacks.
     """
     folder = Path(folder)
-    path = find_file(folder, "interactions.csv")
+    path, items_path = find_file(folder, "interactions.csv"), find_file(folder, "items.csv")
     if path is None:
         raise DataError(
             f"{folder} holds no interactions.csv or interactions.csv.gz with the columns user,item"
             "[,position][,timestamp][,rating]"
         )
     frame = read_table(path)
-    items_path = find_file(folder, "items.csv")
     items = None if items_path is None else read_table(items_path)
-    tables = [(table, "item") for table in (frame, items) if table is not None] + [(frame, "user")]
-    for column in ("item", "user"):
-        holders = [table for table, name_ in tables if name_ == column and column in table]
-        _whole_numbers(holders, column)
-    return interactions_from_frame(frame, items, fields, name=name or folder.name)
-
-
-def _whole_numbers(tables: list[pd.DataFrame], column: str) -> None:
-    """Turn the ids of all `tables` into integers, if every one is written as an integer is."""
-    for table in tables:
-        written = pd.Series(table[column].unique()).dropna().astype(str)
-        if not written.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all():
-            return
-    for table in tables:
-        if not table[column].isna().any():
-            table[column] = table[column].astype(np.int64)
+    for column, tables in (("user", [frame]), ("item", [frame, items])):
+        tables = [table for table in tables if table is not None and column in table]
+        written = [pd.Series(table[column].unique()).dropna().astype(str) for table in tables]
+        if all(ids.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all() for ids in written):
+            for table in tables:  # whole numbers throughout; "007" stays text
+                if not table[column].isna().any():
+                    table[column] = table[column].astype(np.int64)
+    return interactions_from_frame(frame, items, fields, None, None, name or folder.name)

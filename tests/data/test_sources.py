@@ -56,7 +56,7 @@ def test_s3rec_download_gives_the_sequences_of_the_uniform_form(
     data = load_dataset(name)
     assert server.requests[1][1] == "bytes=65536-"
     assert not list(nowhere.rglob("*.part"))
-    uniform = sources.read_folder(shared_data / name, sources.SOURCES[name].info.fields)
+    uniform = sources.read_folder(shared_data / name, sources.SOURCES[name].fields)
     np.testing.assert_array_equal(data.user, uniform.user)
     np.testing.assert_array_equal(data.item, uniform.item)
     if name != "lastfm":
