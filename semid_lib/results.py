@@ -69,11 +69,7 @@ def records_folder() -> Path:
 
 
 def check_record(record: Mapping, where: str = "record") -> None:
-    """Check that a record is complete.
-
-    Raises:
-        RecordError: a key of `RECORD_KEYS` is missing, or a metric is not a number in 0..1.
-    """
+    """Raise RecordError if a key of `RECORD_KEYS` is missing or a metric is no number in 0..1."""
     if not isinstance(record, Mapping):
         raise RecordError(f"{where} holds a {type(record).__name__}, not a JSON object")
     for key in RECORD_KEYS:
@@ -87,10 +83,9 @@ def check_record(record: Mapping, where: str = "record") -> None:
 
 
 def write_record(record: Mapping, folder: str | Path | None = None, *, force: bool = False) -> Path:
-    """Write a record atomically under its own name.
+    """Write a record atomically under its own name (again: nothing happens).
 
-    Writing the same content again does nothing. Any other record of that name is kept, because it
-    may stand in a table already; `force` replaces it.
+    Another record of that name may stand in a table already, so only `force` replaces it.
 
     Raises:
         RecordError: incomplete, or a different record of this name exists and `force` is off.
@@ -135,7 +130,6 @@ def load_records(folder: str | Path | None = None, **wanted) -> list[dict]:
         RecordError: a file is corrupt or incomplete.
     """
     records = [load_record(p) for p in sorted(Path(folder or records_folder()).glob("*.json"))]
-
     for key, value in wanted.items():
         allowed = value if isinstance(value, list | tuple) else [value]
         records = [r for r in records if r[key] in allowed]
@@ -146,23 +140,17 @@ def load_records(folder: str | Path | None = None, **wanted) -> list[dict]:
 
 
 def paper_table(paper: str, number: int, *, as_printed: bool = False) -> pd.DataFrame:
-    """Read a printed table.
+    """Read a printed table of `paper`: "resid", "acerec" or "r3vae".
 
-    Args:
-        paper: "resid", "acerec" or "r3vae".
-        number: the table's number in the paper.
-        as_printed: keep every cell as the string that was printed, trailing zeros and all.
-
-    Raises:
-        InputError: no such table.
+    With `as_printed` every cell is the string that was printed, trailing zeros and all. Raises
+    InputError if there is no such table.
     """
     path = _HERE / "papers" / f"{paper}_table{number}.csv"
     if paper not in PAPERS or not path.is_file():
         known = sorted(p.stem.replace("_table", ".") for p in path.parent.glob("*_table*.csv"))
         raise InputError(f"no printed table {paper}.{number}; there are {', '.join(known)}")
-    return pd.read_csv(
-        path, dtype=str if as_printed else None, keep_default_na=False, na_values=[""]
-    )
+    kind = str if as_printed else None
+    return pd.read_csv(path, dtype=kind, keep_default_na=False, na_values=[""])
 
 
 def _items() -> list[dict]:
@@ -172,11 +160,6 @@ def _items() -> list[dict]:
         item["paper"], item["kind"], number = item["id"].split(".")
         item["number"] = int(number)
     return items
-
-
-def _metric(printed: str) -> str:
-    """`R@10` -> `recall@10`."""
-    return re.sub(r"^R@", "recall@", re.sub(r"^N@", "ndcg@", printed)).lower()
 
 
 def printed_cells(paper: str, number: int) -> pd.DataFrame:
@@ -191,22 +174,19 @@ def printed_cells(paper: str, number: int) -> pd.DataFrame:
 
     frame = paper_table(paper, number)
     item = next(i for i in _items() if i["id"] == f"{paper}.table.{number}")
-    if "metric" not in frame:
-        wide = [c for c in frame.columns if re.fullmatch(r"[RN]@\d+|MRR", c)]
-        if not wide or "dataset" not in item:
-            return pd.DataFrame(columns=_CELL_COLUMNS)
+    wide = [c for c in frame.columns if re.fullmatch(r"[RN]@\d+|MRR", c)]
+    if wide and "dataset" in item:
         frame = frame.melt(item["keys"], wide, "metric", "value").assign(dataset=item["dataset"])
     name = next((c for c in ("model", "method", "variant") if c in frame), None)
-    if name is None:
-        return pd.DataFrame(columns=_CELL_COLUMNS)
+    columns = ["model", "system", "dataset_printed", "dataset", "metric", "paper"]
+    if name is None or "metric" not in frame:
+        return pd.DataFrame(columns=columns)
     frame = frame.rename(columns={"value": "paper", name: "model", "dataset": "dataset_printed"})
-    frame["metric"] = frame["metric"].map(_metric)
+    longer = {"^R@": "recall@", "^N@": "ndcg@", "^MRR$": "mrr"}
+    frame["metric"] = frame["metric"].replace(longer, regex=True)
     frame["system"] = frame["model"].map(system_printed_as)
     frame["dataset"] = frame["dataset_printed"].map(_DATASETS.get)
-    return frame[frame["model"] != "Improv._pct"][_CELL_COLUMNS].reset_index(drop=True)
-
-
-_CELL_COLUMNS = ["model", "system", "dataset_printed", "dataset", "metric", "paper"]
+    return frame[frame["model"] != "Improv._pct"][columns].reset_index(drop=True)
 
 
 # ------------------------------------------------------------------ the one formatter
@@ -262,21 +242,17 @@ class Table:
     def formatted(self) -> pd.DataFrame:
         """Every cell as text; a column `x_std` is folded into its column `x` as `mean ± std`."""
         cells = {}
-        for name in self.frame.columns:
-            if str(name).removesuffix("_std") in self.frame.columns and str(name).endswith("_std"):
+        for name, values in self.frame.items():
+            if str(name).removesuffix("_std") in cells:
                 continue
-            values, kind = self.frame[name], self._kind(name)
-            cells[name] = [format_number(v, kind) for v in values]
-            if f"{name}_std" in self.frame.columns:
-                spread = [format_number(s, kind) for s in self.frame[f"{name}_std"]]
-                cells[name] = [
-                    c if s == NOT_RUN else f"{c} ± {s}" for c, s in zip(cells[name], spread)
-                ]
+            default = "count" if pd.api.types.is_integer_dtype(values) else "real"
+            kind = self.kinds.get(name, default)
+            spread = self.frame.get(f"{name}_std", [None] * len(values))
+            cells[name] = [
+                format_number(v, kind) + ("" if pd.isna(s) else f" ± {format_number(s, kind)}")
+                for v, s in zip(values, spread)
+            ]
         return pd.DataFrame(cells, index=self.frame.index)
-
-    def _kind(self, name) -> str:
-        default = "count" if pd.api.types.is_integer_dtype(self.frame[name]) else "real"
-        return self.kinds.get(name, default)
 
     def __str__(self) -> str:
         text = self.formatted().to_string(index=not isinstance(self.frame.index, pd.RangeIndex))
@@ -305,30 +281,27 @@ def summarise(
 ) -> pd.DataFrame:
     """Average records over seeds, in long form.
 
-    Args:
-        records: run records.
-        part: "test", "validation", "test_unseen" or "validation_unseen".
-
     Returns:
-        Columns `system`, `variant`, `dataset`, `profile`, `metric`, `value` (mean), `std` (sample
-        standard deviation, NaN for one seed), `seeds`, `cut` (what any of them cut, "; " between).
+        Columns `system`, `variant`, `dataset`, `metric`, `value` (mean), `std` (sample standard
+        deviation, NaN for one seed), `seeds`, `cut` (what any of them cut, "; " between).
     """
     metrics = list(metrics)
     rows = [
-        (*(r[k] for k in _RUN), m, r["metrics"][part][m], tuple(r["cut"]))
+        (r["system"], r["variant"], r["dataset"], m, r["metrics"][part][m], r["cut"])
         for r in records
         for m in metrics
     ]
-    out = []
-    frame = pd.DataFrame(rows, columns=[*_RUN, "metric", "value", "cut"])
-    for key, group in frame.groupby([*_RUN, "metric"], sort=False):
-        cut = dict.fromkeys(c for cuts in group["cut"] for c in cuts)
-        mean, std, seeds = group["value"].mean(), group["value"].std(), len(group)
-        out.append((*key, mean, std, seeds, "; ".join(cut)))
-    return pd.DataFrame(out, columns=[*_RUN, "metric", "value", "std", "seeds", "cut"])
+    frame = pd.DataFrame(rows, columns=[*_KEY, "value", "cut"])
+    seeds = frame.groupby(_KEY, sort=False)
+    return seeds.agg(
+        value=("value", "mean"),
+        std=("value", "std"),
+        seeds=("value", "size"),
+        cut=("cut", lambda cuts: "; ".join(dict.fromkeys(c for cut in cuts for c in cut))),
+    ).reset_index()
 
 
-_RUN = ["system", "variant", "dataset", "profile"]
+_KEY = ["system", "variant", "dataset", "metric"]
 
 
 def side_by_side(
@@ -346,7 +319,8 @@ def side_by_side(
         printed: what `printed_cells` returns (rows of it, if only some are wanted).
         recorded: records of the paper profile; averaged over seeds.
         live: records of the quick profile; None leaves their column out.
-        metrics: which metrics; one row each.
+        metrics: which metrics; one row each. part: "test", "validation", or one of them with
+            "_unseen".
 
     Returns:
         Rows system x variant x dataset x metric. Rows that the paper prints come first; ours on
@@ -357,32 +331,26 @@ def side_by_side(
     from semid_lib.systems import title
 
     metrics = list(metrics)
-    key = ["system", "variant", "dataset", "metric"]
-    paper = pd.DataFrame(columns=[*key, "paper"])
+    paper = pd.DataFrame(columns=[*_KEY, "paper"])
     if printed is not None:
         paper = printed[printed["metric"].isin(metrics)].assign(variant="default")
         paper["system"] = paper["system"].fillna(paper["model"])
         paper["dataset"] = paper["dataset"].fillna(paper["dataset_printed"])
-        paper = paper[[*key, "paper"]]
-    ours = summarise(recorded, metrics, part)[[*key, "value", "std", "seeds", "cut"]]
+    ours = summarise(recorded, metrics, part)
     ours = ours.rename(columns={"value": "recorded", "std": "recorded_std"})
-    quick = summarise(live or (), metrics, part)[[*key, "value"]].rename(columns={"value": "quick"})
-    frame = paper.astype({"paper": float}).merge(ours, on=key, how="outer", sort=False)
-    frame = frame.merge(quick, on=key, how="outer", sort=False)
-    # An outer merge sorts; bring back the order in which rows were given, the paper's first.
-    given = pd.concat([f[key] for f in (paper, ours, quick)]).drop_duplicates()
-    frame = given.merge(frame, on=key, how="left").reset_index(drop=True)
+    quick = summarise(live or (), metrics, part).rename(columns={"value": "quick"})
+    sides = [paper[[*_KEY, "paper"]], ours, quick[[*_KEY, "quick"]]]
+    frame = pd.concat([side[_KEY] for side in sides]).drop_duplicates()
+    for side in sides:
+        frame = frame.merge(side, on=_KEY, how="left")
     frame["gap"] = frame["recorded"].astype(float) / frame["paper"].astype(float) - 1
     frame["cut"] = frame["cut"].fillna("")
     frame["seeds"] = frame["seeds"].fillna(0).astype(int)
     frame["system"] = [title(s) for s in frame["system"]]
-    if (frame["variant"] == "default").all():
-        frame = frame.drop(columns="variant")
-    columns = [c for c in key if c in frame]
-    columns += ["paper", "recorded", "recorded_std", "seeds", "gap", "quick", "cut"]
-    if live is None:
-        columns.remove("quick")
-    return _SideBySide(frame[columns], caption, _SIDE_KINDS)
+    left_out = ["variant"] if (frame["variant"] == "default").all() else []
+    left_out += ["quick"] if live is None else []
+    columns = [*_KEY, "paper", "recorded", "recorded_std", "seeds", "gap", "quick", "cut"]
+    return _SideBySide(frame[columns].drop(columns=left_out), caption, _SIDE_KINDS)
 
 
 _SIDE_KINDS = {"paper": "metric", "recorded": "metric", "quick": "metric", "gap": "percent"}
@@ -392,10 +360,7 @@ class _SideBySide(Table):
     """What the paper does not print is "none", not "not run"; so is a gap without both sides."""
 
     def formatted(self) -> pd.DataFrame:
-        cells = super().formatted()
-        return cells.assign(
-            **{name: cells[name].replace(NOT_RUN, "none") for name in ("paper", "gap")}
-        )
+        return super().formatted().replace({c: {NOT_RUN: "none"} for c in ("paper", "gap")})
 
 
 # ------------------------------------------------------------------ status of the reproduction
@@ -415,36 +380,31 @@ def status(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
     """
     records = load_records(profile="paper") if records is None else list(records)
     have = {(r["system"], r["dataset"]) for r in records}
-    written = sorted((_CHECKOUT / "notebooks").glob("[0-9][0-9]_*.py"))
+    written = (_CHECKOUT / "notebooks").glob("[0-9][0-9]_*.py")
     chapters = {path.name[:2]: path.stem for path in written}
     rows = []
     for item in _items():
-        cells = recorded = 0
+        cells = ours = 0
         if item["kind"] == "table":
             printed = paper_table(item["paper"], item["number"])
             cells = int(printed.drop(columns=item["keys"]).notna().to_numpy().sum())
             long = printed_cells(item["paper"], item["number"])
-            ours = [
-                (s, d) in have and m in METRICS
-                for s, d, m in zip(long["system"], long["dataset"], long["metric"])
-            ]
-            recorded = sum(ours)
+            kept = long[long["metric"].isin(METRICS)]
+            ours = sum(pair in have for pair in zip(kept["system"], kept["dataset"]))
         chapter = chapters.get(f"{item['chapter']:02d}", "")
         live = item.get("live", 0) if chapter or not chapters else 0
+        if "impossible" in item:
+            state = "not possible"
+        elif live >= max(cells, 1):
+            state = "live"
+        elif cells and ours >= cells:
+            state = "recorded"
+        else:
+            state = "partly" if live or ours else "not yet"
         rows.append({
             **{k: item[k] for k in ("paper", "kind", "number", "title")},
-            "state": _state(item, live, recorded, cells), "chapter": chapter, "cells": cells,
-            "ours": max(recorded, live if cells else 0),
+            "state": state, "chapter": chapter, "cells": cells,
+            "ours": max(ours, live if cells else 0),
             "note": item.get("impossible", item.get("note", "")),
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _state(item: Mapping, live: int, recorded: int, cells: int) -> str:
-    if "impossible" in item:
-        return "not possible"
-    if live >= max(cells, 1):
-        return "live"
-    if cells and recorded >= cells:
-        return "recorded"
-    return "partly" if live or recorded else "not yet"
