@@ -7,7 +7,7 @@ import gzip
 import json
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,10 @@ from semid_lib.data.preprocess import held_out_rows, k_core
 from semid_lib.data.tables import find_file
 from semid_lib.errors import DataError
 
-_BAD_RECORD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_BAD_RECORD = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SyntaxError,
+    MemoryError,
+)  # fmt: skip
 _BAD_FILE = (zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError)
 
 
@@ -53,19 +56,19 @@ def read_amazon(
     with json_lines(reviews) as lines:
         frame = k_core(parse_reviews(lines, reviews.name), k)
     frame, table = _sequences(frame)
-    columns = []
+    fields = []
     if metadata is not None:
-        with json_lines(Path(metadata)) as lines:
-            known = parse_metadata(lines, Path(metadata).name, set(table["asin"]))
-        columns = [known.columns[1], "category_1", "category_2", "category_3"]
+        metadata = Path(metadata)
+        with json_lines(metadata) as lines:
+            known = parse_metadata(lines, metadata.name, set(table["asin"]))
+        fields = list(known.columns[1:5])
         table = table.merge(known, on="asin", how="left")
-    table = table.rename(columns={"item": "number"}).rename(columns={"asin": "item"})
-    asins = table["item"].to_numpy(object)
-    frame = frame.assign(item=asins[frame["item"].to_numpy()])
-    return Interactions.from_frame(frame, table, columns, name=name or reviews.name.split(".")[0])
+    frame["item"] = table["asin"].to_numpy(object)[frame["item"]]
+    table = table.rename(columns={"item": "number", "asin": "item"})
+    return Interactions.from_frame(frame, table, fields, name=name or reviews.name.split(".")[0])
 
 
-def read_reviews(folder: Path, files: Collection[str], name: str) -> Interactions:
+def read_reviews(folder: Path, files: Sequence[str], name: str) -> Interactions:
     """Read the first of `files` in `folder`, an Amazon-2014 5-core review file, as published.
 
     Users are numbered by first appearance, a user's reviews sorted by time (stable), items
@@ -76,9 +79,7 @@ def read_reviews(folder: Path, files: Collection[str], name: str) -> Interaction
     Raises:
         DataError: the file is missing, cut short, or has a line that is not such a record.
     """
-    path = next((p for p in (find_file(folder, file) for file in files) if p), None)
-    if path is None:
-        raise DataError(f"{folder} holds none of {list(files)}")
+    path = next(filter(None, (find_file(folder, file) for file in files)), folder / files[0])
     with json_lines(path) as lines:
         frame, table = _sequences(parse_reviews(lines, path.name))
     frame["user"] = pd.factorize(frame["user"])[0]
@@ -139,27 +140,18 @@ def parse_reviews(lines: Iterable[bytes], what: str) -> pd.DataFrame:
         A table user, item, rating, timestamp (seconds), position (the time as finely as the
         source has it), summary, in the file's order.
     """
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            if "reviewerID" in record:
-                who, item, stars = record["reviewerID"], record["asin"], record["overall"]
-                time, per_second = int(record["unixReviewTime"]), 1
-                headline = record.get("summary")
-            else:
-                who, item, stars = record["user_id"], record["parent_asin"], record["rating"]
-                time, per_second = int(record["timestamp"]), 1000
-                headline = record.get("title")
-            row = (str(who), str(item), float(stars), time // per_second, time, headline or "")
-            rows.append((*row[:5], str(row[5])))
-        except _BAD_RECORD as error:
-            raise DataError(
-                f"{what}, line {number}: not an Amazon review record ({type(error).__name__}: "
-                f"{error}); is the file cut short?"
-            ) from error
+
+    def parse(line):
+        record = json.loads(line)
+        if "reviewerID" in record:
+            keys, per_second = ("reviewerID", "asin", "overall", "unixReviewTime", "summary"), 1
+        else:
+            keys, per_second = ("user_id", "parent_asin", "rating", "timestamp", "title"), 1000
+        user, item, stars, time = (record[key] for key in keys[:4])
+        headline = str(record.get(keys[4]) or "")
+        return str(user), str(item), float(stars), int(time) // per_second, int(time), headline
+
+    rows = list(_records(lines, what, "review", parse))
     if not rows:
         raise DataError(f"{what} holds no reviews")
     columns = ["user", "item", "rating", "timestamp", "position", "summary"]
@@ -167,61 +159,53 @@ def parse_reviews(lines: Iterable[bytes], what: str) -> pd.DataFrame:
 
 
 def parse_metadata(lines: Iterable[bytes], what: str, wanted: Collection[str]) -> pd.DataFrame:
-    """Parse item records of 2014 or 2023, keeping the `wanted` ASINs.
+    """Parse item records of 2014 or 2023, keeping the first of each of the `wanted` ASINs.
 
     Returns:
         A table asin, brand or store, category_1..3 (below the root of the first path), categories
         (the whole path), title, description.
     """
+
+    def parse(line):
+        record = _literal(line)
+        new = "parent_asin" in record
+        maker, asin = "store" if new else "brand", str(record["parent_asin" if new else "asin"])
+        if asin not in wanted:
+            return maker, None
+        path = record.get("categories") or []
+        path = [str(level) for level in (path if new or not path else path[0])]
+        text = record.get("description") or ""
+        return maker, (
+            asin, str(record.get(maker) or ""), *(path[1:4] + [""] * 3)[:3], " > ".join(path),
+            str(record.get("title") or ""),
+            text if isinstance(text, str) else " ".join(map(str, text)),
+        )  # fmt: skip
+
     rows, maker = {}, "brand"
+    for maker, row in _records(lines, what, "item", parse):  # noqa: B007 - the last one's
+        if row is not None:
+            rows.setdefault(row[0], row)
+    levels = [f"category_{level}" for level in (1, 2, 3)]
+    columns = ["asin", maker, *levels, "categories", "title", "description"]
+    return pd.DataFrame(list(rows.values()), columns=columns, dtype=object)
+
+
+def _records(lines: Iterable[bytes], what: str, kind: str, parse: Callable) -> Iterator:
+    """What `parse` makes of every line that is not blank."""
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = _literal(line)
-            if "parent_asin" in record:
-                asin, maker = str(record["parent_asin"]), "store"
-                path = record.get("categories") or []
-            else:
-                asin = str(record["asin"])
-                path = (record.get("categories") or [[]])[0]
-            if asin in wanted and asin not in rows:
-                path = [str(level) for level in path]
-                text = record.get("description") or ""
-                text = text if isinstance(text, str) else " ".join(map(str, text))
-                levels = (path[1:4] + [""] * 3)[:3]
-                rows[asin] = (
-                    str(record.get(maker) or ""), *levels, " > ".join(path),
-                    str(record.get("title") or ""), text,
-                )  # fmt: skip
-        except _BAD_RECORD as error:
-            raise DataError(
-                f"{what}, line {number}: not an Amazon item record ({type(error).__name__}: "
-                f"{error}); is the file cut short?"
-            ) from error
-    columns = [
-        maker,
-        "category_1",
-        "category_2",
-        "category_3",
-        "categories",
-        "title",
-        "description",
-    ]
-    table = pd.DataFrame(list(rows.values()), columns=columns, dtype=object)
-    table.insert(0, "asin", list(rows))
-    return table
+        if line.strip():
+            try:
+                yield parse(line)
+            except _BAD_RECORD as error:
+                raise DataError(
+                    f"{what}, line {number}: not an Amazon {kind} record ({type(error).__name__}: "
+                    f"{error}); is the file cut short?"
+                ) from error
 
 
 def _literal(line: bytes) -> dict:
     """JSON, or the Python literal that the metadata of 2014 is written in."""
     try:
-        record = json.loads(line)
+        return json.loads(line)
     except ValueError:
-        try:
-            record = ast.literal_eval(line.decode().strip())
-        except (SyntaxError, MemoryError) as error:
-            raise ValueError(f"neither JSON nor a literal: {error}") from error
-    if not isinstance(record, dict):
-        raise TypeError(f"a {type(record).__name__} instead of a record")
-    return record
+        return ast.literal_eval(line.decode().strip())

@@ -6,14 +6,14 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from semid_lib.data.interactions import Interactions
-from semid_lib.data.tables import find_file, read_bytes, read_table
+from semid_lib.data.tables import encode_fields, find_file, read_bytes, read_table
 from semid_lib.errors import DataError
 
 CATEGORY_FIELDS = ("brand", "category_1", "category_2", "category_3")
@@ -40,20 +40,15 @@ def parse_lines(payload: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
         DataError: a token that is not a number, a line without items, a user twice, or item ids
             that skip a number (the file is cut short).
     """
-    lines = payload.split(b"\n")
-    if lines and not lines[-1].strip():
-        lines.pop()
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(payload.removesuffix(b"\n").split(b"\n"), 1):
         tokens = line.split()
         if len(tokens) < 2 or not all(t.isdigit() and len(t) < 10 for t in tokens):
             raise DataError(
                 f"{what}, line {number}: expected 'user item item ...' in whole numbers, not "
-                f"{line[:60]!r}; is the file cut short or of another kind?"
+                f"{line[:60]!r}; is the file empty, cut short or of another kind?"
             )
         rows.append(np.array(tokens, dtype=np.int64))
-    if not rows:
-        raise DataError(f"{what} is empty")
     if len({int(row[0]) for row in rows}) < len(rows):
         raise DataError(f"{what}: a user has two lines")
     item = np.concatenate([row[1:] for row in rows])
@@ -81,23 +76,17 @@ def read_s3rec(folder: Path, stem: str, name: str) -> Interactions:
     tags of all users, held-out interactions included, so they would leak the targets.
     """
     data = read_lines(folder, f"{stem}.txt", name=name)
-    layout = S3REC_LAYOUT.get(name)
-    if layout is None:
+    if name not in S3REC_LAYOUT:
         return data
     what = f"{stem}_item2attributes.json"
-    table = attributes_to_fields(_read(folder, what), data.num_items, what, **layout)
-    frame = pd.DataFrame({"user": data.user, "item": data.item, "position": _positions(data.user)})
-    return Interactions.from_frame(frame, table, CATEGORY_FIELDS, name=name)
+    payload = _read(folder, what)
+    table = attributes_to_fields(payload, data.num_items, what, **S3REC_LAYOUT[name])
+    coded, values = encode_fields(table, CATEGORY_FIELDS)
+    return replace(data, fields=coded, field_values=values, items=table)
 
 
 def attributes_to_fields(
-    payload: bytes,
-    num_items: int,
-    what: str,
-    *,
-    starts: Collection[int],
-    root: int | None,
-    no_brand: Collection[int],
+    payload: bytes, num_items: int, what: str, *, starts: set, root: int | None, no_brand: set
 ) -> pd.DataFrame:
     """Separate brand and category levels in one list of numbers per item.
 
@@ -165,8 +154,7 @@ def read_movielens(folder: Path, name: str) -> Interactions:
     movies["genres"] = sets.map("|".join)
     movies.insert(0, "item", np.arange(len(movies)))
     frame = ratings.assign(user=_dense(ratings["user"]), item=item.astype(np.int64))
-    data = Interactions.from_frame(frame, movies, MOVIE_FIELDS, name=name)
-    return data
+    return Interactions.from_frame(frame, movies, MOVIE_FIELDS, name=name)
 
 
 def _dense(users: pd.Series) -> np.ndarray:
@@ -180,22 +168,18 @@ def _dense(users: pd.Series) -> np.ndarray:
 
 def _read_recbole(folder, name) -> tuple[pd.DataFrame, pd.DataFrame]:
     tables = []
-    for suffix, width in (("inter", 4), ("item", 4)):
-        path = find_file(folder, f"{name}.{suffix}")
-        if path is None:
-            raise DataError(f"{folder} holds no {name}.{suffix}")
-        table = read_table(path, "\t", quoting=3)
-        if table.shape[1] != width:
-            raise DataError(f"{path} has {table.shape[1]} columns, not {width}: another file?")
-        tables.append(table)
+    for suffix in ("inter", "item"):
+        path = find_file(folder, f"{name}.{suffix}") or folder / f"{name}.{suffix}"
+        tables.append(read_table(path, "\t", quoting=3))
+        if tables[-1].shape[1] != 4:
+            raise DataError(f"{path} has {tables[-1].shape[1]} columns, not 4: another file?")
     ratings, movies = tables
     ratings.columns = ["user", "item", "rating", "timestamp"]
     movies.columns = ["movie_id", "title", "year", "genres"]
     movies = movies.fillna("")
     movies["genres"] = movies["genres"].str.replace(" ", "|")
     movies["year"] = movies["year"].where(movies["year"].str.fullmatch(r"\d{4}"), "")
-    unknown = movies["title"] == "unkonwn"  # the package's spelling
-    movies.loc[unknown, "title"] = "unknown"
+    movies["title"] = movies["title"].replace("unkonwn", "unknown")  # the package's spelling
     return ratings, _year_from_title(movies)
 
 
@@ -222,27 +206,21 @@ ML100K_GENRES = (
 
 def _grouplens_table(folder, name, file, separator, width) -> pd.DataFrame:
     path = find_file(folder, file) or find_file(Path(folder) / name, file)
-    if path is not None:
-        payload = read_bytes(path)
-    else:
-        payload = _zip_member(Path(folder) / f"{name}.zip", f"{name}/{file}")
+    archive = Path(folder) / f"{name}.zip"
+    try:
+        if path is not None:
+            payload = read_bytes(path)
+        else:
+            with zipfile.ZipFile(archive) as opened:
+                payload = opened.read(f"{name}/{file}")
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error, OSError, RuntimeError) as error:
+        raise DataError(f"{archive} is missing, corrupt or cut short ({error})") from error
     rows = [re.split(separator, line) for line in payload.decode("latin-1").splitlines() if line]
     wrong = next((number for number, row in enumerate(rows) if len(row) != width), None)
     if not rows or wrong is not None:
         where = "it is empty" if not rows else f"line {wrong + 1} has {len(rows[wrong])}"
         raise DataError(f"{name}: {file} should have {width} columns, but {where}: cut short?")
     return pd.DataFrame(rows, dtype=object)
-
-
-def _zip_member(path: Path, member: str) -> bytes:
-    """One member of a zip, read into memory."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.read(member)
-    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error, OSError, RuntimeError) as error:
-        raise DataError(f"{path} is corrupt, cut short or of another kind ({error})") from error
 
 
 def _year_from_title(movies: pd.DataFrame) -> pd.DataFrame:
@@ -264,12 +242,5 @@ def _readable_title(title: str, year: str) -> str:
     return f"{front} ({year})" if year else front
 
 
-def _positions(user: np.ndarray) -> np.ndarray:
-    return np.arange(len(user)) - np.searchsorted(user, user)
-
-
 def _read(folder: Path, file: str) -> bytes:
-    path = find_file(folder, file)
-    if path is None:
-        raise DataError(f"{folder} holds no {file}")
-    return read_bytes(path)
+    return read_bytes(find_file(folder, file) or Path(folder) / file)

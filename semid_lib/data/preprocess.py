@@ -25,7 +25,7 @@ def k_core(data: Interactions | pd.DataFrame, k: int = 5) -> Interactions | pd.D
 
     Args:
         data: `Interactions`, or a table with columns `user` and `item` of any ids.
-        k: least number of interactions; 1 drops only what has none.
+        k: least number of interactions.
 
     Returns:
         The same kind. A table keeps its ids, order and columns. `Interactions` are renumbered
@@ -38,11 +38,11 @@ def k_core(data: Interactions | pd.DataFrame, k: int = 5) -> Interactions | pd.D
     """
     if k < 1:
         raise InputError(f"k is {k}, but a user needs at least 1 interaction to exist")
-    if isinstance(data, pd.DataFrame):
-        if not {"user", "item"} <= set(data.columns):
-            raise DataError(f"a k-core needs columns user and item, not {list(data.columns)}")
-        return data[_core_rows(pd.factorize(data["user"])[0], pd.factorize(data["item"])[0], k)]
-    return take_rows(data, _core_rows(data.user, data.item, k))
+    if not isinstance(data, pd.DataFrame):
+        return _take_rows(data, _core_rows(data.user, data.item, k))
+    if not {"user", "item"} <= set(data.columns):
+        raise DataError(f"a k-core needs columns user and item, not {list(data.columns)}")
+    return data[_core_rows(pd.factorize(data["user"])[0], pd.factorize(data["item"])[0], k)]
 
 
 def _core_rows(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
@@ -62,14 +62,12 @@ def drop_incomplete_items(data: Interactions, fields: Sequence[str] | None = Non
 
     Source: ReSID's filter, "items lacking store or any of 3 category levels" (section 4.1).
     """
-    names = list(data.fields) if fields is None else list(fields)
-    unknown = [name for name in names if name not in data.fields]
-    if unknown:
-        raise DataError(f"no field {unknown[0]!r}; {data.name!r} has {list(data.fields)}")
     whole = np.ones(data.num_items, dtype=bool)
-    for name in names:
+    for name in data.fields if fields is None else fields:
+        if name not in data.fields:
+            raise DataError(f"no field {name!r}; {data.name!r} has {list(data.fields)}")
         whole &= data.fields[name] != MISSING
-    return take_rows(data, whole[data.item])
+    return _take_rows(data, whole[data.item])
 
 
 def limit_history(data: Interactions, longest: int) -> Interactions:
@@ -85,7 +83,7 @@ def limit_history(data: Interactions, longest: int) -> Interactions:
     return _rows(data, from_end <= longest)
 
 
-def take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
+def _take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
     """Keep the rows where `keep` `[M]` is True, and renumber users and items from 0 in order."""
     if not keep.any():
         raise DataError(f"no interaction of {data.name!r} is left after the filter")
@@ -94,8 +92,15 @@ def take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
     items, item = np.unique(data.item, return_inverse=True)
     fields, values = {}, {}
     for name, codes in data.fields.items():
-        fields[name], values[name] = _recode(codes[items], data.field_values.get(name))
-    same = len(items) == data.num_items and len(users) == data.num_users
+        left, new = np.unique(codes[items], return_inverse=True)
+        absent = int(MISSING in left)  # it sorts first
+        fields[name] = new.astype(np.int64) - absent
+        if name in data.field_values:
+            values[name] = [data.field_values[name][code] for code in left[absent:]]
+    if len(items) < data.num_items or len(users) < data.num_users:
+        item_ids = items if data.item_ids is None else data.item_ids[items]
+        user_ids = users if data.user_ids is None else data.user_ids[users]
+        data = replace(data, item_ids=item_ids, user_ids=user_ids)
     return replace(
         data,
         user=user.astype(np.int64),
@@ -105,28 +110,12 @@ def take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
         fields=fields,
         field_values=values,
         items=None if data.items is None else data.items.iloc[items].reset_index(drop=True),
-        item_ids=data.item_ids if same else _ids(data.item_ids, items),
-        user_ids=data.user_ids if same else _ids(data.user_ids, users),
     )
 
 
 def _rows(data: Interactions, keep: np.ndarray) -> Interactions:
-    optional = {
-        name: None if getattr(data, name) is None else getattr(data, name)[keep]
-        for name in ("timestamp", "rating")
-    }
-    return replace(data, user=data.user[keep], item=data.item[keep], **optional)
-
-
-def _ids(ids: np.ndarray | None, kept: np.ndarray) -> np.ndarray:
-    return kept if ids is None else np.asarray(ids)[kept]
-
-
-def _recode(codes: np.ndarray, values: Sequence[str] | None):
-    """Number the codes that are left from 0, in their old order."""
-    left = np.unique(codes[codes != MISSING])
-    new = np.where(codes == MISSING, MISSING, np.searchsorted(left, codes)).astype(np.int64)
-    return new, [] if values is None else [values[code] for code in left]
+    columns = {name: getattr(data, name) for name in ("user", "item", "timestamp", "rating")}
+    return replace(data, **{n: c if c is None else c[keep] for n, c in columns.items()})
 
 
 def held_out_rows(user: np.ndarray) -> np.ndarray:
@@ -160,8 +149,7 @@ def target_buckets(split: Split, part: str = "test") -> np.ndarray:
     """`[E]` int64: the bucket of each target by its count in the train part, as in `BUCKETS`.
 
     Source: ACERec Table 6. Counting a target once per evaluated user, by how often its item occurs
-    in the train part (without the two held-out items of every user), reproduces the printed
-    percentages to the two printed digits.
+    in the train part, reproduces the printed percentages to the two printed digits.
     """
     check_part(part)
     return np.searchsorted(_BUCKET_ENDS, split.train_counts()[split.targets[part]]).astype(np.int64)
@@ -223,15 +211,12 @@ _TEXT_COLUMNS = (
 
 
 def item_text(data: Interactions, columns: Sequence[str] | None = None) -> list[str]:
-    """Join what is known of each item into one text for a text encoder.
+    """Join what is known of each item into one text for a text encoder: N texts, maybe empty.
 
     Args:
-        columns: columns of `data.items` to join, in this order; by default those that there are of
-            title, artist, words, brand, store, categories (or category_1, category_2, ...), genres,
-            tags, description, train_review_summaries. None holds anything of a held-out review.
-
-    Returns:
-        N texts, the parts joined by ". "; empty where nothing is known.
+        columns: columns of `data.items` to join by ". ", in this order; by default those there are
+            of title, artist, words, brand, store, categories (or category_1, category_2, ...),
+            genres, tags, description, train_review_summaries: nothing of a held-out review.
 
     Raises:
         DataError: a column that `data.items` lacks.
@@ -249,7 +234,5 @@ def item_text(data: Interactions, columns: Sequence[str] | None = None) -> list[
     if unknown:
         raise DataError(f"no column {unknown[0]!r}; the items have {list(data.items.columns)}")
     table = data.items[list(columns)].astype(object)
-    table = table.where(table.notna(), "")
-    return [
-        ". ".join(str(part) for part in row if str(part)) for row in table.itertuples(index=False)
-    ]
+    rows = table.where(table.notna(), "").itertuples(index=False)
+    return [". ".join(str(part) for part in row if str(part)) for row in rows]
