@@ -8,14 +8,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from semid_lib.pipeline import (
-    Work,
-    count_parameters,
-    device_name,
-    networks,
-    peak_memory,
-    prepare,
-)
+from semid_lib.pipeline import Work, count_parameters, device_name, networks, peak_memory
 from semid_lib.results import Table
 
 _LONG = 20.0  # seconds in steps after which even fewer steps will do
@@ -42,7 +35,7 @@ def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **setting
     seconds there.
     """
     with tempfile.TemporaryDirectory(prefix="semid-") as folder:
-        work = prepare(system, dataset, folder=folder, progress=False, **settings)
+        work = Work(system, dataset, folder=folder, progress=False, **settings)
         rows = [row for role in work.estimators for row in _try_out(work, role, steps, users)]
     frame = pd.DataFrame(rows, columns=["stage", "parameters", "steps", "step", "time", "memory"])
     total = {"stage": "all", "parameters": frame["parameters"].sum(), "time": frame["time"].sum()}

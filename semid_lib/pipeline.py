@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,20 +38,7 @@ def runs_folder() -> Path:
     return Path(os.environ.get("SEMID_RUNS") or Path(".semid") / "runs")
 
 
-def run(
-    system: str,
-    dataset,
-    *,
-    profile: str = "quick",
-    variant: str = "default",
-    seed: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    folder: str | Path | None = None,
-    deadline: float | None = None,
-    overrides: systems.Settings | None = None,
-    progress: bool | None = None,
-) -> dict:
+def run(system: str, dataset, **settings) -> dict:
     """Run a named system on a dataset and return its record.
 
     Validation chooses (inside the stages); the test part is ranked once, when all is fitted.
@@ -58,7 +46,9 @@ def run(
     Args:
         system: a name of `systems.SYSTEMS`.
         dataset: name, folder in the bring-your-own form, or `Interactions`.
-        profile: "quick" or "paper". variant, overrides: see `systems.plan`.
+        settings: keywords, as follows.
+        profile: "quick" (default) or "paper". variant, overrides: see `systems.plan`.
+        seed: 0 by default.
         device: "auto" is the GPU in the paper profile where there is one, else the CPU
             ($SEMID_DEVICE decides first). precision: "auto" is bfloat16 or float16 on a GPU.
         folder: where the work is kept; default `runs_folder()/NAME-HASH`, the hash being that of
@@ -76,11 +66,7 @@ def run(
         UnorderedError: the data carry no order. InputError: see `systems.plan`.
         CheckpointError: `folder` holds another run's work.
     """
-    work = prepare(
-        system, dataset, profile=profile, variant=variant, seed=seed, device=device,
-        precision=precision, overrides=overrides, folder=folder, deadline=deadline,
-        progress=progress,
-    )  # fmt: skip
+    work = Work(system, dataset, **settings)
     with locked(work.folder / ".lock") as free:
         if not free:
             raise BusyError(f"{work.name} is being run by another process in {work.folder}")
@@ -110,40 +96,26 @@ def locked(path: Path):
         lock.release()
 
 
-def resolve(device: str, precision: str, profile: str) -> tuple[str, str]:
-    """Decide device and precision of a run; see `run`."""
-    from semid_lib.runtime import resolve_device, resolve_precision
-
-    if device == "auto" and profile == "paper" and not os.environ.get("SEMID_DEVICE"):
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = resolve_device(device)
-    return device, resolve_precision(precision, device)
-
-
-def prepare(
-    system, dataset, *, profile="quick", variant="default", seed=0, device="auto",
-    precision="auto", overrides=None, folder=None, deadline=None, progress=None,
-):  # fmt: skip
-    """Load the data, fix every setting, build the estimators and claim the folder."""
-    from semid_lib.data import Interactions, load_dataset
-
-    device, precision = resolve(device, precision, profile)
-    data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
-    plan = systems.plan(system, data, profile, variant, overrides)
-    return Work(plan, data, seed, device, precision, folder, deadline, progress)
-
-
 class Work:
-    """A run's stages and their files."""
+    """A run's stages and their files; arguments as `run`."""
 
-    def __init__(self, plan, data, seed, device, precision, folder, deadline, progress):
-        from semid_lib.data import leave_one_out
+    def __init__(
+        self, system, dataset, *, profile="quick", variant="default", seed=0, device="auto",
+        precision="auto", overrides=None, folder=None, deadline=None, progress=None,
+    ):  # fmt: skip
+        from semid_lib.data import Interactions, leave_one_out, load_dataset
+        from semid_lib.runtime import resolve_device, resolve_precision
 
-        self.plan, self.data, self.seed = plan, data, seed
-        self.device, self.deadline, self.progress = device, deadline, progress
-        self.split = leave_one_out(data)
+        if device == "auto" and profile == "paper" and not os.environ.get("SEMID_DEVICE"):
+            import torch
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device = resolve_device(device)
+        precision = resolve_precision(precision, device)
+        self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
+        self.plan = plan = systems.plan(system, self.data, profile, variant, overrides)
+        self.seed, self.deadline, self.progress = seed, deadline, progress
+        self.split = leave_one_out(self.data)
         around = {"random_state": seed, "device": device, "precision": precision}
         self.estimators = {stage.role: stage.build(**around) for stage in plan.stages}
         self.config = {
@@ -154,21 +126,17 @@ class Work:
             settings.pop("device", None)
         self.config["evaluation"] = {"ks": list(CUTOFFS), "seen_items": "ranked, and excluded"}
         self.config["precision"] = precision
-        identity = json.loads(
-            json.dumps({"config": self.config, "data": data.sha256, "seed": seed})
-        )
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+        identity = {"config": self.config, "data": self.data.sha256, "seed": seed}
+        text = json.dumps(identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         self.name = run_name(plan.system, plan.variant, plan.dataset, plan.profile, seed)
         self.folder = Path(folder or runs_folder() / f"{self.name}-{digest}")
-        self._claim(identity)
         self.fitted: dict[str, object] = {}
         self.sids = None
-
-    def _claim(self, identity):
         path = self.folder / "run.json"
         if not path.exists():
             write_json(path, identity)
-        elif json.loads(path.read_text(encoding="utf-8")) != identity:
+        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
             raise CheckpointError(
                 f"{self.folder} holds the work of a run with other settings, data or seed than "
                 f"{self.name}; choose another folder or delete it"
@@ -207,12 +175,8 @@ class Work:
 
     def record(self) -> dict:
         """Run what has not run yet and assemble the record."""
-        stages = {}
-        for role in self.estimators:
-            stages[role] = self.stage(role, getattr(self, f"run_{role}"))
-        parts = {
-            part: self.stage(part, lambda p=part: self._rank(p)) for part in ("validation", "test")
-        }
+        stages = {role: self.stage(role, getattr(self, f"run_{role}")) for role in self.estimators}
+        parts = {p: self.stage(p, partial(self._rank, p)) for p in ("validation", "test")}
         record = self._assemble(stages, parts)
         write_json(self.folder / "record.json", record)
         return record
@@ -227,23 +191,20 @@ class Work:
             info["diagnostics"] = {k: v for k, v in best.items() if k not in _TIMES}
         return info
 
-    @property
-    def _vectors_file(self) -> Path:
-        return self.folder / "embeddings.safetensors"
-
     def keep_vectors(self, encoder) -> None:
         """Store what the encoder learnt, for the quantizer."""
         import torch
 
         vectors = torch.from_numpy(np.ascontiguousarray(encoder.embed()))
-        save_tensors(self._vectors_file, {"vectors": vectors}, {"kind": "embeddings"})
+        path = self.folder / "embeddings.safetensors"
+        save_tensors(path, {"vectors": vectors}, {"kind": "embeddings"})
 
     def run_quantizer(self) -> dict:
         from semid_lib.codes import SemanticIds
 
-        vectors = load_tensors(self._vectors_file, "embeddings")[0]["vectors"].numpy()
+        tensors, _ = load_tensors(self.folder / "embeddings.safetensors", "embeddings")
         quantizer = self.estimators["quantizer"]
-        codes = quantizer.fit_transform(vectors)
+        codes = quantizer.fit_transform(tensors["vectors"].numpy())
         sids = SemanticIds(codes, [int(size) for size in quantizer.level_sizes_])
         sids.to_json(self.folder / "codes.json")
         return {**_describe(quantizer), "diagnostics": _judge(sids)}
@@ -262,11 +223,17 @@ class Work:
         return _describe(recommender)
 
     def _rank(self, part: str) -> dict:
+        import torch
+
         from semid_lib.evaluation import evaluate
 
         recommender = self.fit("recommender", self.split, self.semantic_ids())
         result = evaluate(recommender, self.split, part, ks=CUTOFFS, progress=self.progress)
-        self._save_ranks(part, result)
+        tensors = {"users": torch.from_numpy(result.users)}  # for paired comparisons of two runs
+        for rule, ranks in result.ranks.items():
+            tensors[f"{rule}.above"] = torch.from_numpy(ranks.above)
+            tensors[f"{rule}.ties"] = torch.from_numpy(ranks.ties)
+        save_tensors(self.folder / f"{part}.ranks.safetensors", tensors, {"kind": "ranks"})
         info = {"users": len(result), "cut": result.cut, "metrics": {}, "intervals": {}}
         for rule, name in (("all", part), ("unseen", f"{part}_unseen")):
             info["metrics"][name] = result.metrics(rule)
@@ -277,16 +244,6 @@ class Work:
             for label, bucket in result.by_bucket().items()
         }
         return info
-
-    def _save_ranks(self, part, result):
-        """Keep every user's rank, for paired comparisons of two runs."""
-        import torch
-
-        tensors = {"users": torch.from_numpy(result.users)}
-        for rule, ranks in result.ranks.items():
-            tensors[f"{rule}.above"] = torch.from_numpy(ranks.above)
-            tensors[f"{rule}.ties"] = torch.from_numpy(ranks.ties)
-        save_tensors(self.folder / f"{part}.ranks.safetensors", tensors, {"kind": "ranks"})
 
     # -------------------------------------------------------------- the record
 
@@ -406,20 +363,12 @@ def commit() -> str:
     """Return the checkout's commit (`-dirty` if changed), else `$SEMID_COMMIT`, else "unknown"."""
     root = Path(__file__).parent.parent
     if (root / ".git").exists():
-        command = [
-            "git",
-            "-C",
-            str(root),
-            "describe",
-            "--always",
-            "--abbrev=40",
-            "--dirty",
-            "--exclude=*",
-        ]
         try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            done = subprocess.run(
+                ["git", "-C", root, *"describe --always --abbrev=40 --dirty --exclude=*".split()],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            return done.stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             pass
     return os.environ.get("SEMID_COMMIT") or "unknown"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import math
 import os
 import re
 import subprocess
@@ -31,11 +32,7 @@ _MARGIN = 0.05  # share of the budget, at most 20 s, left for writing checkpoint
 
 @dataclass(frozen=True)
 class Entry:
-    """One run that should have a record.
-
-    Attributes:
-        minutes: rough time on one data-centre GPU, used until a like run has been recorded.
-    """
+    """One run that should have a record; `minutes` is a rough guess for one data-centre GPU."""
 
     system: str
     dataset: str
@@ -82,17 +79,13 @@ def entries() -> list[Entry]:
 def select(only: str | None = None) -> list[Entry]:
     """Entries whose name contains `only`, or matches it as a pattern with `*`; all without it.
 
-    Raises:
-        InputError: none matches.
+    Raises InputError if none matches.
     """
-    wanted = [e for e in entries() if only is None or _matches(e.name, only)]
+    pattern = only if only and "*" in only else f"*{only or ''}*"
+    wanted = [e for e in entries() if fnmatch.fnmatchcase(e.name, pattern)]
     if not wanted:
         raise InputError(f"no queue entry matches {only!r}; `semid queue list` shows the names")
     return wanted
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name, pattern) if "*" in pattern else pattern in name
 
 
 def state(entry: Entry) -> str:
@@ -112,14 +105,13 @@ def state(entry: Entry) -> str:
 
 def minutes(entry: Entry) -> tuple[float, str]:
     """Estimate a run's minutes and say from what: its record, one of another seed, or a guess."""
-    paths = [entry.record_path]
-    paths += sorted(records_folder().glob(f"{entry.name.rpartition('--')[0]}--s*.json"))
-    for path in paths:
+    others = records_folder().glob(f"{entry.name.rpartition('--')[0]}--s*.json")
+    for path in (entry.record_path, *sorted(others)):
         try:
-            record = load_record(path)
+            seconds = load_record(path)["cost"]["seconds"]
         except RecordError:
             continue
-        return record["cost"]["seconds"] / 60, "measured" if path == paths[0] else "another seed"
+        return seconds / 60, "measured" if path == entry.record_path else "another seed"
     return entry.minutes, "guess for one GPU"
 
 
@@ -132,15 +124,14 @@ def parse_duration(text: str) -> float:
     return 3600.0 * hours + 60.0 * mins + seconds
 
 
-def work(entry: Entry, *, until: float | None = None, device: str = "auto") -> int:
+def work(entry: Entry, *, until: float = math.inf, device: str = "auto") -> int:
     """Run one entry in this process and leave its record; return the exit code.
 
-    Args:
-        until: `time.time()` value at which it must have stopped and written its checkpoint.
+    At `until`, a value of `time.time()`, it has stopped and written its checkpoint.
     """
     from semid_lib.training import TrainingPaused
 
-    deadline = None if until is None else time.monotonic() + until - time.time()
+    deadline = time.monotonic() + until - time.time()
     with locked(entry.lock_path) as free:
         if not free:
             return BUSY
@@ -174,8 +165,8 @@ def run_queue(
 
     Args:
         jobs: processes at once; on a CPU they share its cores.
-        budget: seconds; a tenth at most is kept to write checkpoints, and whatever still runs
-            at the end is killed, which loses what was done since its last checkpoint.
+        budget: seconds, a few of which are kept to write checkpoints; what still runs at the end
+            is killed, which loses what was done since its last checkpoint.
         only: see `select`.
         say: where the one-line reports go.
 
@@ -187,7 +178,8 @@ def run_queue(
     """
     if jobs < 1:
         raise InputError(f"jobs is {jobs}, but must be at least 1")
-    if budget is not None and budget <= 0:
+    budget = math.inf if budget is None else budget
+    if budget <= 0:
         raise InputError(f"the budget is {budget} s, but must be above 0")
     waiting = [entry for entry in select(only) if state(entry) != "done"]
     say(f"{len(waiting)} runs without a record, {jobs} at once")
@@ -204,36 +196,30 @@ class _Runner:
 
     def __init__(self, jobs, budget, device, say):
         self.jobs, self.device, self.say = jobs, device, say
-        self.end = None if budget is None else time.time() + budget
-        self.soft = None if budget is None else self.end - min(_MARGIN * budget, 20.0)
+        self.end = time.time() + budget
+        self.soft = self.end - min(_MARGIN * budget, 20.0)
         self.active: dict[subprocess.Popen, Entry] = {}
         self.failed: list[Entry] = []
 
     def work_off(self, waiting: list[Entry]) -> None:
-        while self.active or (waiting and not self._late(self.soft)):
-            while waiting and len(self.active) < self.jobs and not self._late(self.soft):
+        while self.active or (waiting and time.time() < self.soft):
+            while waiting and len(self.active) < self.jobs and time.time() < self.soft:
                 self.start(waiting.pop(0))
             self.collect()
-            if self._late(self.end):
+            if time.time() >= self.end:
                 return
             time.sleep(0.05)
-
-    @staticmethod
-    def _late(moment) -> bool:
-        return moment is not None and time.time() >= moment
 
     def start(self, entry: Entry) -> None:
         log = runs_folder() / f"{entry.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [*WORKER, "work", entry.name, "--device", self.device]
-        if self.soft is not None:
-            command += ["--until", repr(self.soft)]
+        command += ["--until", repr(self.soft)]
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
         env = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}
         with open(log, "ab") as file:
-            process = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
+            streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+            process = subprocess.Popen(command, env=env, **streams)
         self.active[process] = entry
         self.say(f"start   {entry.name}")
 
@@ -263,17 +249,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, list or work on entries with nothing but the standard library for the command line."""
     parser = argparse.ArgumentParser(prog="python -m semid_lib.queue", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="show every entry and its state")
+    commands.add_parser("list", help="show every entry and its state")
     running = commands.add_parser("run", help="run the entries without a record")
     running.add_argument("--jobs", type=int, default=1)
-    running.add_argument("--budget", type=parse_duration, default=None)
-    running.add_argument("--device", default="auto")
-    for command in (listing, running):
-        command.add_argument("--only", default=None)
+    running.add_argument("--budget", type=parse_duration)
     working = commands.add_parser("work", help="run one entry in this process")
     working.add_argument("name")
-    working.add_argument("--until", type=float, default=None)
-    working.add_argument("--device", default="auto")
+    working.add_argument("--until", type=float, default=math.inf)
+    for command in (running, working):
+        command.add_argument("--device", default="auto")
+    for command in (commands.choices["list"], running):
+        command.add_argument("--only")
     options = parser.parse_args(argv)
     try:
         if options.command == "list":
@@ -281,8 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{entry.name:45s} {state(entry):8s} {minutes(entry)[0]:6.1f} min")
             return 0
         if options.command == "run":
-            fine = run_queue(options.jobs, options.budget, options.device, options.only)
-            return 0 if fine else 1
+            return int(not run_queue(options.jobs, options.budget, options.device, options.only))
         chosen = [entry for entry in entries() if entry.name == options.name]
         if not chosen:
             raise InputError(f"no queue entry is named {options.name!r}")

@@ -210,7 +210,7 @@ def test_paused_again_and_again_ends_with_the_same_record(finished, tiny, tmp_pa
         try:
             again = pipeline.run(
                 "resid", tiny, overrides=TINY, folder=tmp_path, device="cpu",
-                deadline=time.monotonic() + 0.15,
+                deadline=time.monotonic() + 0.05 * 1.1**pauses,
             )  # fmt: skip
             break
         except TrainingPaused:
