@@ -15,7 +15,6 @@ from typing import Any
 
 from semid_lib.errors import InputError
 
-ROLES = ("encoder", "quantizer", "recommender")
 Settings = Mapping[str, Mapping[str, Any]]  # role -> setting -> value
 
 
@@ -50,16 +49,12 @@ class Stage:
     settings: Mapping[str, Any]
 
     def build(self, **surroundings):
-        """Create the estimator.
+        """Create the estimator, with those of `random_state`, `device`, `precision` that it knows.
 
-        Args:
-            surroundings: `random_state`, `device`, `precision`; those unknown to the class are left
-                out, and those named in the settings are overruled.
-
-        Raises:
-            InputError: a setting that the class does not have.
+        The settings overrule them. Raises InputError for a setting that the class does not have.
         """
-        kind = self.load()
+        module, name = self.place.split(":")
+        kind = getattr(import_module(module), name)
         known = inspect.signature(kind.__init__).parameters
         for name in self.settings:
             if name not in known:
@@ -69,19 +64,12 @@ class Stage:
         around = {name: value for name, value in surroundings.items() if name in known}
         return kind(**{**around, **self.settings})
 
-    def load(self) -> type:
-        """Import the estimator's class."""
-        module, name = self.place.split(":")
-        return getattr(import_module(module), name)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what a run computes, but for seed, device and precision.
+    """All that decides what a run computes, but for seed, device and precision.
 
-    Attributes:
-        stages: in the order in which they run.
-        cut: what differs from the paper, in words.
+    `stages` stand in the order in which they run; `cut` says what differs from the paper.
     """
 
     system: str
@@ -90,10 +78,6 @@ class Plan:
     profile: str
     stages: tuple[Stage, ...]
     cut: tuple[str, ...]
-
-    def config(self) -> dict:
-        """Every setting, as JSON: role -> {"class": ..., setting: value}."""
-        return {s.role: {"class": s.place.split(":")[1], **s.settings} for s in self.stages}
 
 
 # ------------------------------------------------------------------ the presets
@@ -124,8 +108,23 @@ _SASREC = {
     "num_negatives": 128, "targets": "all", "long_histories": "windows", "score_with": "fused",
 }  # fmt: skip
 _SASREC_QUICK = {"dim": 64, "ffn_dim": 256, "batch_size": 64, "epochs": 20, "patience": 3}
-_SAMPLED = {"recommender": {"loss": "sampled", "similarity": "cosine"}}
-_SASREC_CUT = ("batches of whole sequences, each position a target, for batches of windows",)
+
+
+def _sasrec(title: str, **settings) -> System:
+    return System(
+        title=title,
+        stages={"recommender": "semid_lib.recommenders:SASRec"},
+        paper={"recommender": {**_SASREC, **settings}},
+        quick={"recommender": _SASREC_QUICK},
+        variants={"sampled": {"recommender": {"loss": "sampled", "similarity": "cosine"}}},
+        cut=("batches of whole sequences, each position a target, for batches of windows",),
+    )
+
+
+def _floor(title: str, name: str, **settings) -> System:
+    stages = {"recommender": f"semid_lib.recommenders:{name}"}
+    return System(title, stages, paper={"recommender": settings}, seeded=False)
+
 
 SYSTEMS: dict[str, System] = {
     "resid": System(
@@ -148,53 +147,19 @@ SYSTEMS: dict[str, System] = {
             },
         },
     ),
-    "sasrec": System(
-        title="SASRec",
-        stages={"recommender": "semid_lib.recommenders:SASRec"},
-        paper={"recommender": {**_SASREC, "field_names": ()}},
-        quick={"recommender": _SASREC_QUICK},
-        variants={"sampled": _SAMPLED},
-        cut=_SASREC_CUT,
-    ),
-    "sasrec*": System(
-        title="SASRec*",
-        stages={"recommender": "semid_lib.recommenders:SASRec"},
-        paper={"recommender": {**_SASREC, "field_names": None}},
-        quick={"recommender": _SASREC_QUICK},
-        variants={"sampled": _SAMPLED},
-        cut=_SASREC_CUT,
-    ),
-    "popularity": System(
-        title="Popularity",
-        stages={"recommender": "semid_lib.recommenders:Popularity"},
-        paper={"recommender": {}},
-        seeded=False,
-    ),
-    "markov": System(
-        title="Markov chain",
-        stages={"recommender": "semid_lib.recommenders:MarkovChain"},
-        paper={"recommender": {}},
-        seeded=False,
-    ),
-    "itemknn": System(
-        title="Item-kNN",
-        stages={"recommender": "semid_lib.recommenders:ItemKNN"},
-        paper={"recommender": {"neighbours": None, "shrinkage": 0.0}},
-        seeded=False,
-    ),
+    "sasrec": _sasrec("SASRec", field_names=()),
+    "sasrec*": _sasrec("SASRec*", field_names=None),
+    "popularity": _floor("Popularity", "Popularity"),
+    "markov": _floor("Markov chain", "MarkovChain"),
+    "itemknn": _floor("Item-kNN", "ItemKNN", neighbours=None, shrinkage=0.0),
 }  # fmt: skip
 FLOORS = tuple(name for name, system in SYSTEMS.items() if not system.seeded)
 
 #: GAOQ's branching: b1 * b2 about n/10 to n/20 (ReSID, Appendix G), the last level from the data.
 BRANCHING = {
-    "beauty": (32, 40, "auto"),
-    "sports": (32, 40, "auto"),
-    "toys": (32, 40, "auto"),
-    "clothing": (40, 40, "auto"),
-    "lastfm": (16, 16, "auto"),
-    "ml-1m": (16, 16, "auto"),
-    "ml-100k": (16, 12, "auto"),
-}
+    "beauty": (32, 40), "sports": (32, 40), "toys": (32, 40), "clothing": (40, 40),
+    "lastfm": (16, 16), "ml-1m": (16, 16), "ml-100k": (16, 12),
+}  # fmt: skip
 #: The sets of Amazon-2014 that stand in for ReSID's Amazon-2023 ones.
 _AMAZON_2014 = ("beauty", "sports", "toys", "clothing", "instruments", "office", "baby")
 
@@ -202,20 +167,13 @@ _AMAZON_2014 = ("beauty", "sports", "toys", "clothing", "instruments", "office",
 def branching(dataset: str, num_items: int) -> tuple:
     """Choose GAOQ's branching: the table's, else b1 : b2 about 4 : 5 with b1 * b2 about n/14."""
     if dataset in BRANCHING:
-        return BRANCHING[dataset]
+        return *BRANCHING[dataset], "auto"
     prefixes = max(num_items / 14, 1)
     first = max(round((0.8 * prefixes) ** 0.5), 1)
     return first, max(round(prefixes / first), 1), "auto"
 
 
 # ------------------------------------------------------------------ looking them up
-
-
-def find(name: str) -> System:
-    """Look up a system. Raises InputError, listing the names, if there is none."""
-    if name not in SYSTEMS:
-        raise InputError(f"unknown system {name!r}; there are {', '.join(SYSTEMS)}")
-    return SYSTEMS[name]
 
 
 def title(name: str) -> str:
@@ -238,7 +196,6 @@ def plan(
     """Fix every setting of a run, and say what it cuts.
 
     Args:
-        name: a system of `SYSTEMS`.
         data: the `Interactions`; its name, size and fields decide a few settings.
         profile: "quick" or "paper".
         variant: "default" or one of the system's.
@@ -247,17 +204,17 @@ def plan(
     Raises:
         InputError: an unknown system, profile, variant or role.
     """
-    system = find(name)
+    if name not in SYSTEMS:
+        raise InputError(f"unknown system {name!r}; there are {', '.join(SYSTEMS)}")
+    system, overrides = SYSTEMS[name], overrides or {}
     if profile not in ("quick", "paper"):
         raise InputError(f"profile is {profile!r}, but must be 'quick' or 'paper'")
     if variant != "default" and variant not in system.variants:
         known = ", ".join(["default", *system.variants])
         raise InputError(f"{name} has no variant {variant!r}; it has {known}")
-    overrides = overrides or {}
-    for role in overrides:
-        if role not in system.stages:
-            known = ", ".join(system.stages)
-            raise InputError(f"{name} has no stage {role!r} to change; it has {known}")
+    for role in overrides.keys() - system.stages.keys():
+        known = ", ".join(system.stages)
+        raise InputError(f"{name} has no stage {role!r} to change; it has {known}")
     stages, changed = [], []
     for role, place in system.stages.items():
         printed = {**system.paper[role], **system.variants.get(variant, {}).get(role, {})}
@@ -265,13 +222,10 @@ def plan(
             printed["branching"] = branching(data.name, data.num_items)
         smaller = system.quick.get(role, {}) if profile == "quick" else {}
         settings = {**printed, **smaller, **overrides.get(role, {})}
-        changed += [
-            f"{role} {key} {value} (paper {printed[key]})"
-            if key in printed
-            else f"{role} {key} {value}"
-            for key, value in settings.items()
-            if key not in printed or printed[key] != value
-        ]
+        for key, value in settings.items():
+            if key not in printed or printed[key] != value:
+                paper = f" (paper {printed[key]})" if key in printed else ""
+                changed.append(f"{role} {key} {value}{paper}")
         stages.append(Stage(role, place, settings))
     reads_fields = any(s.settings.get("field_names", ()) != () for s in stages)
     cut = [*system.cut, *_data_cuts(system, data, reads_fields)]
@@ -290,8 +244,8 @@ def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:
     if reads_fields:
         names = ", ".join(["item", *data.fields])
         cuts.append(f"fields: {names} (ReSID: item, store, category levels 1 to 3)")
-        shares = {name: float((values < 0).mean()) for name, values in data.fields.items()}
-        missing = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share > 0)
+        shares = {name: (values < 0).mean() for name, values in data.fields.items()}
+        missing = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
         if missing:
             cuts.append(f"items without a value are kept: {missing} (ReSID drops them)")
     return cuts

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from semid_lib import systems
-from semid_lib.data import Interactions, synthetic_catalogue
+from semid_lib.data import Interactions
 from semid_lib.errors import InputError
 
 
@@ -100,14 +100,6 @@ def test_missing_fields_and_the_year_of_the_data_are_cuts():
     assert any("Amazon-2014" in text for text in plan.cut)
     assert not any("brand" in text for text in systems.plan("sasrec", dataset(), "paper").cut)
     assert systems.plan("markov", dataset(missing=3), "paper").cut == ()
-
-
-def test_config_is_json_ready_and_names_classes():
-    import json
-
-    config = systems.plan("resid", synthetic_catalogue(60, 30, branching=(2, 2, 1))[0]).config()
-    assert [role["class"] for role in config.values()] == ["FAMAE", "GAOQ", "T5Recommender"]
-    json.dumps(config)
 
 
 def test_presets_cannot_be_changed_by_accident():
