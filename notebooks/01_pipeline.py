@@ -31,10 +31,11 @@ r"""
 
 ::::{admonition} Cost
 :class: note
-Quick profile: about a minute on two CPU cores, under 2 GB of memory,
-MovieLens-100K (fetched by itself, 2 MB). The paper profile runs the
-full-size models of the last table on Amazon Beauty; plan for hours on a
-T4, minutes on a current data-centre GPU. No other chapter is needed.
+Quick profile: about a minute and a half on two CPU cores, 2 GB of
+memory, MovieLens-100K (fetched by itself). The paper profile runs the
+full-size models of the last table on Amazon Beauty; its time on a Colab
+T4 has not been measured, and `semid run resid beauty --profile paper
+--dry-run` estimates it where you are. No other chapter is needed.
 ::::
 
 ## The problem
@@ -85,7 +86,7 @@ r"""
 """
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Two ways to make semantic IDs, after Figures 1 and 2 of the ReSID paper. Above, meaning first: vectors from text, indices chosen locally. Below, behaviour first. The one thing to see: the generator reads only the codes, so whatever the first two steps lose is lost for good.", "name": "fig-pipeline-two"}, "image": {"alt": "Two rows of five boxes joined by arrows. Above: item text, text model, quantizer, codes, generator. Below: item fields, FAMAE, GAOQ, codes, generator."}}
-plotting.flow_diagram(
+fig = plotting.flow_diagram(
     {
         "Semantic-centric: meaning first": [
             ("Item text", "title, brand,\ndescription"),
@@ -109,7 +110,7 @@ plotting.flow_diagram(
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "ReSID in detail, after Figure 2 of its paper. E: a transformer reads the history and what is left of the next item's fields, and names the masked ones; the fields' tables are the result. Q: a balanced tree, whose branches are numbered by directions that all parents share. G: an encoder-decoder writes the codes. See that no step uses a language model.", "name": "fig-pipeline-resid"}, "image": {"alt": "Three rows of boxes joined by arrows, one for each step: E, FAMAE from fields to vectors; Q, GAOQ from vectors to codes; G, T5 from history codes to ranked items."}}
-plotting.flow_diagram(
+fig = plotting.flow_diagram(
     {
         "E: fields to vectors (FAMAE)": [
             ("History", "fields of the\nlast items"),
@@ -214,10 +215,9 @@ chance = 10 / films.num_items
 rows = pd.DataFrame(famae.history_.epochs).set_index("epoch")
 rows = rows[["loss", "metric1_recall@10", "metric2_recall@10"]]
 rows.columns = ["loss", "Metric 1", "Metric 2"]
-rows.loc["chance"] = [np.nan, chance, chance]
 table(
-    rows,
-    "FAMAE after each pass",
+    rows.reset_index(),
+    f"FAMAE after each pass; by chance both metrics are {chance:.4f}",
     {"loss": "real", "Metric 1": "metric", "Metric 2": "metric"},
 )
 
@@ -353,11 +353,11 @@ t5 = T5Recommender(
 # %% tags=["hide-input"]
 rows = pd.DataFrame(t5.history_.epochs).set_index("epoch")
 rows = rows[["loss", "recall@10", "ndcg@10"]]
-rows["guess"] = np.mean([np.log(k) for k in sids.level_sizes])
+guess = np.mean([np.log(k) for k in sids.level_sizes])
 table(
-    rows,
-    "T5: mean loss of a code (nats), and the validation films; "
-    "guess = codes drawn evenly",
+    rows.reset_index(),
+    "T5 after each pass: mean loss of a code (nats), and the validation "
+    f"films; even guessing has a loss of {guess:.3f}",
     {"recall@10": "metric", "ndcg@10": "metric"},
 )
 
@@ -381,18 +381,21 @@ popularity, markov, itemknn = (f.fit(split) for f in floors)
 r"""
 Judge for yourself. These are two viewers: the last films they watched,
 what each method would show them next (leaving out what they have seen),
-and what they did watch next.
+and what they did watch next. They are the first whose next film the
+generator has among its five, and the first for whom it has not.
 """
 
 # %% tags=["hide-input"]
 methods = {"T5": t5, "SASRec": sasrec, "Popularity": popularity}
-past = split.histories("test")
-for viewer in (5, 41):
-    print("watched  ", " · ".join(titles[past[viewer][-5:]]))
-    print("then     ", titles[split.targets["test"][viewer]])
+past, target = split.histories("test"), split.targets["test"]
+best = t5.recommend(past, 5, exclude_history=True)
+right = (best == target[:, None]).any(axis=1)
+for viewer in (np.argmax(right), np.argmin(right)):
+    print("watched   ", " · ".join(titles[past[viewer][-5:]]))
+    print("then      ", titles[target[viewer]])
     for name, method in methods.items():
         best = method.recommend([past[viewer]], 5, exclude_history=True)
-        print(f"  {name:10}", " · ".join(titles[best[0]]))
+        print(f"{name:10}", " · ".join(titles[best[0]]))
     print()
 
 # %% [markdown]
@@ -432,8 +435,8 @@ for name, result in found.items():
 scores = pd.DataFrame(rows).T
 table(scores, kinds=dict.fromkeys(scores.columns, "metric"))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Recall@20 on the held-out last films of MovieLens-100K, seen films left out; quick profile, one seed, 943 viewers, 95 % bootstrap intervals over viewers. See that the generator clears popularity, and that it does not reach SASRec: at this size of training the plain transformer over items is ahead.", "name": "fig-pipeline-scores"}, "image": {"alt": "Horizontal bars of Recall@20 with intervals. SASRec is longest, then ReSID, the Markov chain and item-kNN close together, and popularity shortest."}}
-plotting.bars_with_intervals(
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Recall@20 on the held-out last films of MovieLens-100K, seen films left out; quick profile, one seed, 943 viewers, 95 % bootstrap intervals over viewers. See that the generator clears popularity and no more: at this size of training a count of what follows what is as good as anything learnt.", "name": "fig-pipeline-scores"}, "image": {"alt": "Horizontal bars of Recall@20 with intervals. The Markov chain and SASRec are longest, item-kNN and ReSID close together in the middle, popularity shortest."}}
+ax = plotting.bars_with_intervals(
     list(found),
     [r.metrics("unseen")["recall@20"] for r in found.values()],
     [r.interval("recall@20", "unseen") for r in found.values()],
@@ -506,7 +509,8 @@ for role, estimator in used.items():
             rows.append(
                 (type(estimator).__name__, name, value, here[name])
             )
-pd.DataFrame(rows, columns=["model", "setting", "full size", "here"])
+settings = ["model", "setting", "full size", "here"]
+pd.DataFrame(rows, columns=settings, dtype=object)
 
 # %% [markdown]
 r"""
@@ -594,7 +598,7 @@ r"""
 
 A film joins after training. Use `gaoq.transform` to give a copy of a known
 film, moved a little, its codes. Which codes does it share with the
-original?
+original, or what stands in its way?
 ```
 
 ````{solution-start} ex-pipeline-new
@@ -639,7 +643,8 @@ and many rare items; {ref}`ch-data` shows which sets have them.
 2. E learns vectors from behaviour and fields, Q turns them into a balanced
    tree of codes with one distinct tuple an item, G writes tuples.
 3. The codes can be read: films under one prefix belong together.
-4. Even a minute of training beats popularity by more than chance.
+4. Even a minute of training beats popularity by more than chance, though
+   not the plain count of which film follows which.
 5. Floors belong in every table: counting what follows what is strong.
 
 **Further reading.** ReSID {cite:p}`resid` for all three steps;
