@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-KEEP = 32  # cheapest moves kept of each pair of clusters, so that few are searched for again
-
 
 @njit(cache=True, nogil=True)
 def balance(cost, price, label):
@@ -35,10 +33,10 @@ def balance(cost, price, label):
     load = _nearest(cost, price, label)
     follow, before, head = _lists(label, k)
     _raise_prices(cost, price, label, load, follow, before, head)
-    move, mover = _cheapest_moves(cost, label, k)
-    # the next cheapest moves a -> b, dearest first; any move not kept costs at least `bound`
-    kept, kept_move = np.empty((k, k, KEEP), np.int64), np.empty((k, k, KEEP))
-    count, bound = np.zeros((k, k), np.int64), move.copy()
+    # cost of the cheapest move from each cluster to each other, and the point that makes it
+    move, mover = np.full((k, k), np.inf), np.full((k, k), -1, np.int64)
+    for i in range(n):
+        _enter(i, label[i], cost, move, mover)
     extra, price_extra = _grant_extras(price, n % k)
     paths = 0
     while True:
@@ -55,8 +53,8 @@ def balance(cost, price, label):
             else:
                 i = mover[a, b]
                 _relink(i, a, b, label, load, follow, before, head)
-                _enter(i, b, cost, move, mover, kept, kept_move, count, bound)
-                _leave(i, a, cost, label, follow, head, move, mover, kept, kept_move, count, bound)
+                _enter(i, b, cost, move, mover)
+                _leave(i, a, cost, follow, head, move, mover)
             end = a
 
 
@@ -110,7 +108,7 @@ def _raise_prices(cost, price, label, load, follow, before, head):
                 members[m] = i
                 m += 1
                 i = follow[i]
-            rise = _smallest(gap[:m].copy(), excess - 1)
+            rise = np.sort(gap[:m])[excess - 1]
             price[j] += rise
             ties = excess
             for r in range(m):
@@ -119,31 +117,6 @@ def _raise_prices(cost, price, label, load, follow, before, head):
                 if gap[r] < rise or (gap[r] == rise and ties > 0):
                     ties -= gap[r] == rise
                     _relink(members[r], j, second[r], label, load, follow, before, head)
-
-
-@njit(cache=True, nogil=True)
-def _smallest(values, rank):
-    """The value of that rank (0 is the least); `values` are reordered. np.partition takes numba
-    five seconds to compile, this a quarter of one."""
-    low, high = 0, len(values) - 1
-    while True:
-        pivot = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if rank <= j:
-            high = j
-        elif rank >= i:
-            low = i
-        else:
-            return values[rank]
 
 
 @njit(cache=True, nogil=True)
@@ -160,21 +133,6 @@ def _lists(label, k):
             before[head[a]] = i
         head[a] = i
     return follow, before, head
-
-
-@njit(cache=True, nogil=True)
-def _cheapest_moves(cost, label, k):
-    """Cost of the cheapest move from each cluster to each other, and the point that makes it."""
-    move = np.full((k, k), np.inf)
-    mover = np.full((k, k), -1, np.int64)
-    for i in range(len(label)):
-        a = label[i]
-        own = np.float64(cost[i, a])
-        for b in range(k):
-            value = cost[i, b] - own
-            if value < move[a, b]:
-                move[a, b], mover[a, b] = value, i
-    return move, mover
 
 
 @njit(cache=True, nogil=True)
@@ -264,65 +222,29 @@ def _relink(i, a, b, label, load, follow, before, head):
 
 
 @njit(cache=True, nogil=True)
-def _enter(i, a, cost, move, mover, kept, kept_move, count, bound):
-    """Offer the moves of point i, new in cluster a, to the cheapest and the kept ones."""
+def _enter(i, a, cost, move, mover):
+    """Offer the moves of point i, new in cluster a, as the cheapest ones out of a."""
     own = np.float64(cost[i, a])
     for t in range(cost.shape[1]):
         value = cost[i, t] - own
-        if t == a or value >= bound[a, t]:
-            continue
         if value < move[a, t]:
-            move[a, t], value = value, move[a, t]
-            mover[a, t], point = i, mover[a, t]
-        else:
-            point = i
-        if value < bound[a, t]:
-            _keep(point, value, kept[a, t], kept_move[a, t], count[a], bound[a], t)
+            move[a, t], mover[a, t] = value, i
 
 
 @njit(cache=True, nogil=True)
-def _keep(point, value, kept, kept_move, count, bound, t):
-    """Insert a move cheaper than `bound` into the kept ones; the dearest falls out when full."""
-    m = count[t]
-    if m == KEEP:
-        bound[t] = kept_move[0]
-        first = 0
-        while first + 1 < m and kept_move[first + 1] > value:
-            kept[first], kept_move[first] = kept[first + 1], kept_move[first + 1]
-            first += 1
-        if value < bound[t]:
-            kept[first], kept_move[first] = point, value
-        return
-    while m > 0 and kept_move[m - 1] < value:
-        kept[m], kept_move[m] = kept[m - 1], kept_move[m - 1]
-        m -= 1
-    kept[m], kept_move[m] = point, value
-    count[t] += 1
-
-
-@njit(cache=True, nogil=True)
-def _leave(i, a, cost, label, follow, head, move, mover, kept, kept_move, count, bound):
+def _leave(i, a, cost, follow, head, move, mover):
     """Replace point i, gone from cluster a, wherever it made the cheapest move out of a."""
-    for t in range(cost.shape[1]):
-        if mover[a, t] != i or t == a:
-            continue
-        m = count[a, t]
-        while m > 0 and label[kept[a, t, m - 1]] != a:
-            m -= 1
-        count[a, t] = m
-        if m == 0:
-            bound[a, t] = np.inf
-            point = head[a]
-            while point >= 0:
-                value = np.float64(cost[point, t]) - cost[point, a]
-                if value < bound[a, t]:
-                    _keep(point, value, kept[a, t], kept_move[a, t], count[a], bound[a], t)
-                point = follow[point]
-            m = count[a, t]
+    lost = np.flatnonzero(mover[a] == i)
+    for t in lost:
         move[a, t], mover[a, t] = np.inf, -1
-        if m > 0:
-            move[a, t], mover[a, t] = kept_move[a, t, m - 1], kept[a, t, m - 1]
-            count[a, t] = m - 1
+    point = head[a]
+    while point >= 0 and len(lost):
+        own = np.float64(cost[point, a])
+        for t in lost:
+            value = cost[point, t] - own
+            if value < move[a, t]:
+                move[a, t], mover[a, t] = value, point
+        point = follow[point]
 
 
 @njit(cache=True, nogil=True)

@@ -69,7 +69,7 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         mean = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
         Z = X - mean
         init = None
-        if not (isinstance(self.init, str) and self.init == "k-means++"):
+        if not isinstance(self.init, str) or self.init != "k-means++":
             init = np.asarray(self.init, dtype=np.float64)
             if init.shape != (k, X.shape[1]) or not np.isfinite(init).all():
                 raise InputError(
@@ -83,7 +83,12 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         )
         self.cluster_centers_ = centres + mean
         self.sizes_ = np.bincount(self.labels_, minlength=k)
-        self.inertia_ = _inertia(Z, centres, self.labels_)
+        gaps = (
+            Z[i : i + 1024] - centres[self.labels_[i : i + 1024]] for i in range(0, len(Z), 1024)
+        )
+        self.inertia_ = sum(
+            float(np.einsum("ij,ij->i", gap, gap).sum(dtype=np.float64)) for gap in gaps
+        )
         return self
 
     def predict(self, X) -> np.ndarray:
@@ -102,10 +107,9 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
 
 def check_clusters(n_clusters, n: int) -> int:
     """Return K as an int, or raise InputError unless 1 <= K <= n."""
-    if isinstance(n_clusters, bool) or not isinstance(n_clusters, (int, np.integer)):
-        raise InputError(f"n_clusters is {n_clusters!r}, but must be an integer")
-    if n_clusters < 1:
-        raise InputError(f"n_clusters is {n_clusters}, but must be at least 1")
+    whole = isinstance(n_clusters, (int, np.integer)) and not isinstance(n_clusters, bool)
+    if not whole or n_clusters < 1:
+        raise InputError(f"n_clusters is {n_clusters!r}, but must be an integer, at least 1")
     if n < n_clusters:
         raise InputError(
             f"n_samples = {n} is fewer than n_clusters = {n_clusters}: every cluster needs a row. "
@@ -127,7 +131,17 @@ def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu"):
     """
     if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
         raise InputError(f"max_iter is {max_iter!r}, but must be an integer >= 1")
-    space = _space(Z, k, max_iter, init is not None, backend, device)
+    if backend not in ("auto", "numba", "torch"):
+        raise InputError(f"backend is {backend!r}, but must be 'auto', 'numba' or 'torch'")
+    if backend == "numba" and device != "cpu":
+        raise InputError(f"backend 'numba' works on the CPU, not on {device!r}")
+    if backend == "torch" or device != "cpu" or (backend == "auto" and not find_spec("numba")):
+        from semid_lib.quantizers._transport_torch import TorchRows
+
+        space = TorchRows(Z, device)
+    else:  # tall: the rows themselves; few and wide: their inner products
+        small = len(Z) <= min(max_iter * k, 4 * Z.shape[1], 2048)
+        space = Gram(Z) if small and init is None else Rows(Z)
     space.start(_spread(space, len(Z), k, rng) if init is None else init)
     price = np.zeros(k)
     for step in range(1, max_iter + 1):  # noqa: B007 - the number of steps is returned
@@ -162,23 +176,6 @@ def _spread(space, n, k, rng) -> np.ndarray:
                 np.minimum(near, np.maximum(distance, 0.0), out=near)
                 near[i] = 0.0
     return np.array(chosen)
-
-
-def _space(Z, k, max_iter, has_init, backend, device):
-    """The way to compute: tensors, the rows themselves, or their inner products."""
-    if backend not in ("auto", "numba", "torch"):
-        raise InputError(f"backend is {backend!r}, but must be 'auto', 'numba' or 'torch'")
-    if backend == "numba" and device != "cpu":
-        raise InputError(f"backend 'numba' works on the CPU, not on {device!r}")
-    if backend == "auto":
-        backend = "numba" if device == "cpu" and find_spec("numba") else "torch"
-    if backend == "torch":
-        from semid_lib.quantizers._transport_torch import TorchRows
-
-        return TorchRows(Z, device)
-    n, d = Z.shape
-    small = n <= min(max_iter * k, 4 * d, 2048)
-    return Gram(Z) if small and not has_init else Rows(Z)
 
 
 class Rows:
@@ -259,11 +256,3 @@ class Gram(Rows):
         sums = np.zeros((len(self.counts), self.Z.shape[1]))
         shift_sums(self.Z, np.full_like(self.labels, -1), self.labels, sums, self.counts * 0)
         return (sums / self.counts[:, None]).astype(self.Z.dtype)
-
-
-def _inertia(Z, centres, labels, chunk=1024) -> float:
-    total = 0.0
-    for start in range(0, len(Z), chunk):
-        rest = Z[start : start + chunk] - centres[labels[start : start + chunk]]
-        total += float(np.einsum("ij,ij->i", rest, rest).sum(dtype=np.float64))
-    return total

@@ -13,8 +13,6 @@ from sklearn.utils.validation import validate_data
 
 from semid_lib import errors
 
-_CHUNK = 1024  # rows looked at in one go where a whole-array temporary would cost memory
-
 
 class NotFittedError(errors.NotFittedError, exceptions.NotFittedError):
     """A quantizer used before `fit` or `load`: the library's error and scikit-learn's in one."""
@@ -31,19 +29,15 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
     """
     dtype = (np.float32, np.float64) if reset else estimator._dtype
     X = validate_data(estimator, X, reset=reset, dtype=dtype, order="C", ensure_all_finite=False)
-    for start in range(0, len(X), _CHUNK):
-        good = np.isfinite(X[start : start + _CHUNK]).all(axis=1)
-        if not good.all():
-            row = start + int(np.argmin(good))
-            raise errors.InputError(
-                f"row {row} of X (of {len(X)}) holds NaN or inf; vectors must be finite. "
-                "Did the encoder's training diverge, or is a feature missing?"
-            )
+    good = np.isfinite(X).all(axis=1)
+    if not good.all():
+        raise errors.InputError(
+            f"row {np.argmin(good)} of X (of {len(X)}) holds NaN or inf; vectors must be finite. "
+            "Did the encoder's training diverge, or is a feature missing?"
+        )
     if reset:
         estimator._dtype = X.dtype
-        if len(X) > 1 and not any(
-            (X[start : start + _CHUNK] != X[0]).any() for start in range(0, len(X), _CHUNK)
-        ):
+        if len(X) > 1 and (X == X[0]).all():
             raise errors.InputError(
                 f"rows 0 to {len(X) - 1} of X are all the same vector, so there is nothing to "
                 "cluster. Was the encoder trained, or are all items' fields missing?"
@@ -63,18 +57,8 @@ def check_seed(random_state) -> int:
 
 def row_digests(X: np.ndarray) -> np.ndarray:
     """Fingerprint each row: `[N, 2]` int64, 128 bits of BLAKE2b of its bytes (-0.0 as 0.0)."""
-    out = bytearray()
-    for start in range(0, len(X), _CHUNK):
-        for row in np.ascontiguousarray(X[start : start + _CHUNK] + 0.0):
-            out += hashlib.blake2b(row, digest_size=16).digest()
-    return np.frombuffer(bytes(out), dtype=np.int64).reshape(len(X), 2)
-
-
-def _plain(value):
-    """A setting as JSON has it: NumPy's numbers as Python's, tuples as lists."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
+    digests = (hashlib.blake2b(row + 0.0, digest_size=16).digest() for row in X)
+    return np.frombuffer(b"".join(digests), dtype=np.int64).reshape(len(X), 2)
 
 
 class Quantizer(TransformerMixin, BaseEstimator):
@@ -100,16 +84,17 @@ class Quantizer(TransformerMixin, BaseEstimator):
         from semid_lib.storage import save_tensors
 
         self._check_fitted()
-        arrays = {"codes_": self.codes_, **self._state()}
+        # a setting that JSON cannot hold is refused before anything is written
+        params = json.dumps(self.get_params(deep=False), default=np.generic.item)
         meta = {
             "kind": type(self).__name__,
-            "params": {k: _plain(v) for k, v in self.get_params(deep=False).items()},
+            "params": json.loads(params),
             "level_sizes": [int(size) for size in self.level_sizes_],
             "features": int(self.n_features_in_),
             "names": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "dtype": np.dtype(self._dtype).name,
         }
-        json.dumps(meta)  # a setting that JSON cannot hold is refused before anything is written
+        arrays = {"codes_": self.codes_, **self._state()}
         tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         return save_tensors(path, tensors, meta)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from semid_lib.errors import CapacityError, CodesError, InputError
-from semid_lib.quantizers.balanced_kmeans import lloyd, nearest
+from semid_lib.quantizers.balanced_kmeans import check_clusters, lloyd, nearest
 from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors, row_digests
 
 
@@ -21,7 +21,6 @@ class KMeans(Quantizer):
     Args:
         n_clusters: K, the codebook's size.
         max_iter: most Lloyd steps.
-        n_init: starts, of which the one of least inertia is kept.
         random_state: integer seed.
 
     Attributes:
@@ -34,10 +33,9 @@ class KMeans(Quantizer):
     Cost: O(N K D) a step.
     """
 
-    def __init__(self, n_clusters=256, max_iter=25, n_init=1, random_state=0):
+    def __init__(self, n_clusters=256, max_iter=25, random_state=0):
         self.n_clusters = n_clusters
         self.max_iter = max_iter
-        self.n_init = n_init
         self.random_state = random_state
 
     def fit(self, X, y=None):
@@ -46,14 +44,10 @@ class KMeans(Quantizer):
 
         seed = check_seed(self.random_state)
         X = check_vectors(self, X, reset=True)
-        if not 1 <= self.n_clusters <= len(X):
-            raise InputError(
-                f"n_clusters is {self.n_clusters}, but must lie in 1..n_samples = {len(X)}"
-            )
-        flat = Flat(self.n_clusters, max_iter=self.max_iter, n_init=self.n_init, random_state=seed)
+        k = check_clusters(self.n_clusters, len(X))
+        flat = Flat(k, max_iter=self.max_iter, n_init=1, random_state=seed)
         self.codes_ = flat.fit_predict(X).astype(np.int64)[:, None]
-        self.codebooks_ = [flat.cluster_centers_]
-        self.level_sizes_ = (int(self.n_clusters),)
+        self.codebooks_, self.level_sizes_ = [flat.cluster_centers_], (k,)
         self.inertia_, self.n_iter_ = float(flat.inertia_), int(flat.n_iter_)
         return self
 
@@ -123,8 +117,6 @@ class HierarchicalKMeans(Quantizer):
         self.device = device
         self.n_jobs = n_jobs
 
-    # -- fitting -------------------------------------------------------------------------------
-
     def fit(self, X, y=None):
         """Grow the tree on X, `[N, D]`, and number its children; `y` is ignored."""
         seed = check_seed(self.random_state)
@@ -149,7 +141,7 @@ class HierarchicalKMeans(Quantizer):
         last = len(self.level_sizes_) - 1
         codes[:, last] = self._number(last, lambda rows: Z[rows] - mu[node[rows]], node)
         self.codes_ = codes
-        self._digests, self._lookup = row_digests(X), {}
+        self._digests = row_digests(X)
         return self
 
     def _split(self, Z, node, b, num_parents, seed, level):
@@ -157,7 +149,7 @@ class HierarchicalKMeans(Quantizer):
 
         Returns: child of each item `[N]`, means `[P, b, D]`, prices `[P, b]`.
         """
-        groups = np.split(np.argsort(node, kind="stable"), np.cumsum(np.bincount(node))[:-1])
+        groups = _groups(node)
         child = np.empty(len(Z), np.int64)
         means = np.empty((num_parents, b, Z.shape[1]), Z.dtype)
         prices = np.empty((num_parents, b))
@@ -176,11 +168,8 @@ class HierarchicalKMeans(Quantizer):
             return steps
 
         threads = min(_num_threads(self.n_jobs), num_parents) if self.device == "cpu" else 1
-        if threads == 1:
-            steps = [split(p) for p in range(num_parents)]
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                steps = list(pool.map(split, range(num_parents)))
+        with ThreadPoolExecutor(threads) as pool:
+            steps = list(pool.map(split, range(num_parents)))
         self.n_iter_ = max(self.n_iter_, *steps)
         return child, means, prices
 
@@ -195,8 +184,7 @@ class HierarchicalKMeans(Quantizer):
         slots = np.arange(self.level_sizes_[level])
         rng = np.random.default_rng([self.random_state, level, 0, 1])
         number = np.empty(len(parent), np.int64)
-        groups = np.split(np.argsort(parent, kind="stable"), np.cumsum(np.bincount(parent))[:-1])
-        for rows in groups:
+        for rows in _groups(parent):
             number[rows] = self._choose(level, residuals(rows), slots, rng)
         return number
 
@@ -206,8 +194,6 @@ class HierarchicalKMeans(Quantizer):
     def _choose(self, level, residuals, free, rng) -> np.ndarray:
         """Give m siblings distinct numbers out of `free` (at least m): `[m]` int64."""
         return rng.permutation(free)[: len(residuals)]
-
-    # -- new items -----------------------------------------------------------------------------
 
     def transform(self, X) -> np.ndarray:
         """Codes of items, fitted or new, `[N, L]` int64; nothing is remembered between calls.
@@ -223,21 +209,20 @@ class HierarchicalKMeans(Quantizer):
         """
         self._check_fitted()
         X = check_vectors(self, X, reset=False)
-        codes = np.empty((len(X), len(self.level_sizes_)), np.int64)
-        rows_of, taken = self._fitted()
-        seen, new = Counter(), []
+        codes, new = np.empty((len(X), len(self.level_sizes_)), np.int64), []
+        rows_of = defaultdict(list)  # fitted rows by fingerprint
+        for row, key in enumerate(map(tuple, self._digests.tolist())):
+            rows_of[key].append(row)
         for row, key in enumerate(map(tuple, row_digests(X).tolist())):
-            fitted = rows_of.get(key, ())
-            if seen[key] < len(fitted):
-                codes[row] = self.codes_[fitted[seen[key]]]
-                seen[key] += 1
+            if rows_of.get(key):
+                codes[row] = self.codes_[rows_of[key].pop(0)]
             else:
                 new.append(row)
         if new:
-            codes[new] = self._place(X[new], new, taken)
+            codes[new] = self._place(X[new], new)
         return codes
 
-    def _place(self, X, rows, taken) -> np.ndarray:
+    def _place(self, X, rows) -> np.ndarray:
         """Codes of new items X, which are `rows` of the caller's matrix."""
         Z = X - self.mean_
         node = np.zeros(len(X), np.int64)
@@ -251,10 +236,11 @@ class HierarchicalKMeans(Quantizer):
             node = node * b + child
         last, g = len(self.level_sizes_) - 1, self.level_sizes_[-1]
         leaf = np.empty(len(X), np.int64)
+        fitted = np.ravel_multi_index(self.codes_.T[:-1], self.level_sizes_[:-1])
         rng = np.random.default_rng([self.random_state, last, 0, 2])
         for p in np.unique(node):
             here = np.flatnonzero(node == p)
-            free = np.setdiff1d(np.arange(g), taken.get(int(p), ()))
+            free = np.setdiff1d(np.arange(g), self.codes_[fitted == p, -1])
             if len(here) > len(free):
                 prefix = tuple(int(c) for c in np.unravel_index(p, self.level_sizes_[:-1]))
                 raise CapacityError(
@@ -278,20 +264,6 @@ class HierarchicalKMeans(Quantizer):
         depth = min(codes.shape[1], len(sizes) - 1)
         return self.centroids_[depth - 1][np.ravel_multi_index(codes.T[:depth], sizes[:depth])]
 
-    # -- state ---------------------------------------------------------------------------------
-
-    def _fitted(self) -> tuple[dict, dict]:
-        """Fitted rows by fingerprint, and taken last codes by prefix; made on first use."""
-        if not self._lookup:
-            rows_of, taken = defaultdict(list), defaultdict(list)
-            for row, key in enumerate(map(tuple, self._digests.tolist())):
-                rows_of[key].append(row)
-            prefix = np.ravel_multi_index(self.codes_.T[:-1], self.level_sizes_[:-1])
-            for p, leaf in zip(prefix.tolist(), self.codes_[:, -1].tolist()):
-                taken[p].append(leaf)
-            self._lookup.update(rows=rows_of, taken=taken)
-        return self._lookup["rows"], self._lookup["taken"]
-
     def _state(self):
         state = {"digests": self._digests, "mean": self.mean_, "n_iter": np.array(self.n_iter_)}
         for level, (mu, price) in enumerate(zip(self.centroids_, self.prices_)):
@@ -299,11 +271,16 @@ class HierarchicalKMeans(Quantizer):
         return state
 
     def _restore(self, arrays):
-        self._digests, self._lookup, self.mean_ = arrays["digests"], {}, arrays["mean"]
+        self._digests, self.mean_ = arrays["digests"], arrays["mean"]
         self.n_iter_ = int(arrays["n_iter"])
         levels = range(len(self.level_sizes_) - 1)
         self.centroids_ = [arrays[f"centroids.{level}"] for level in levels]
         self.prices_ = [arrays[f"prices.{level}"] for level in levels]
+
+
+def _groups(number) -> list[np.ndarray]:
+    """The rows that hold each number 0, 1, ..., ascending."""
+    return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
 
 def level_sizes(branching, n: int) -> tuple[int, ...]:
