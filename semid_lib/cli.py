@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +54,7 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="datasets to fetc
 def data_describe(dataset: Annotated[str, typer.Argument(help="name or folder")]):
     """Count users, items, fields, and what the leave-one-out split makes of them."""
     from semid_lib.data import describe, load_dataset
+    from semid_lib.results import format_number
 
     for key, value in describe(load_dataset(dataset)).items():
         if key == "fields":
@@ -59,13 +62,8 @@ def data_describe(dataset: Annotated[str, typer.Argument(help="name or folder")]
                 share = f"{about['missing_share']:.1%} missing"
                 print(f"{'field ' + name:20s} {about['values']:,} values, {share}")
         else:
-            print(f"{key:20s} {_show(value)}")
-
-
-def _show(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+            kind = {int: "count", float: "real"}.get(type(value), "text")
+            print(f"{key:20s} {format_number(value, kind)}")
 
 
 @app.command("run")
@@ -107,38 +105,28 @@ def run_command(
         print(estimate(system, dataset, **settings))
         return
     keep = profile == "paper" if record is None else record
-    if keep and not force:
-        _refuse_if_recorded(results, system, variant, dataset, profile, seed)
+    name = results.run_name(system, variant, Path(dataset).name, profile, seed)
+    if keep and not force and (results.records_folder() / f"{name}.json").exists():
+        # Said before hours of work, not after.
+        raise RecordError(f"{name} is recorded already: --force replaces it, --no-record leaves it")
     done = pipeline.run(system, dataset, deadline=deadline, **settings)
     print(summary(done))
     if keep:
         print(f"record: {results.write_record(done, force=force)}")
 
 
-def _refuse_if_recorded(results, system, variant, dataset, profile, seed) -> None:
-    """Say before hours of work, not after, that the record's place is taken."""
-    name = results.run_name(system, variant, Path(dataset).name, profile, seed)
-    if (results.records_folder() / f"{name}.json").exists():
-        raise RecordError(
-            f"{name} is recorded already: --force replaces the record, --no-record leaves it"
-        )
-
-
 def summary(record) -> str:
     """Show a record's test metrics, both rules, with intervals, and what it cost."""
     import pandas as pd
 
-    from semid_lib.results import METRICS, Table, format_number
+    from semid_lib.results import METRICS, format_number, table
 
-    rows = []
-    for metric in METRICS:
-        low, high = record["intervals"]["test"][metric]
-        values = {p: record["metrics"][p][metric] for p in ("validation", "test", "test_unseen")}
-        interval = f"{format_number(low)} to {format_number(high)}"
-        rows.append({"metric": metric, **values, "test, 95 %": interval})
-    kinds = dict.fromkeys(("validation", "test", "test_unseen"), "metric")
-    caption = f"{record['system']} on {record['dataset']}, {record['profile']} profile, seed "
-    lines = [str(Table(pd.DataFrame(rows), f"{caption}{record['seed']}", kinds))]
+    parts = ("validation", "test", "test_unseen")
+    frame = pd.DataFrame({p: record["metrics"][p] for p in parts}, index=METRICS)
+    low_high = [record["intervals"]["test"][metric] for metric in METRICS]
+    frame["test, 95 %"] = [" to ".join(map(format_number, pair)) for pair in low_high]
+    words = "{system} on {dataset}, {profile} profile, seed {seed}".format_map(record)
+    lines = [str(table(frame, words, dict.fromkeys(parts, "metric")))]
     cost = record["cost"]
     lines.append(
         f"{format_number(cost['seconds'], 'seconds')}, {cost['parameters']:,} parameters, "
@@ -150,21 +138,16 @@ def summary(record) -> str:
 def parse_settings(texts: list[str]) -> dict:
     """Read `encoder.epochs=20` into {"encoder": {"epochs": 20}}; values are JSON, else text.
 
-    Raises:
-        InputError: not of that form.
+    Raises InputError for another form.
     """
-    import json
-
     settings: dict = {}
     for text in texts:
         match = re.fullmatch(r"(\w+)\.(\w+)=(.+)", text)
         if not match:
             raise InputError(f"{text!r} is not of the form stage.setting=value")
         role, name, value = match.groups()
-        try:
+        with suppress(ValueError):
             value = json.loads(value)
-        except ValueError:
-            pass
         settings.setdefault(role, {})[name] = value
     return settings
 
@@ -213,6 +196,7 @@ def table_command(
 ):
     """Print a table of a paper beside the recorded numbers."""
     from semid_lib import results
+    from semid_lib.systems import FLOORS
 
     match = re.fullmatch(r"([a-z0-9]+)\.(\d+)", which)
     if not match:
@@ -225,19 +209,14 @@ def table_command(
         print(results.table(frame, f"{name} as printed; we have no records of this kind"))
         return
     metrics = metric or [m for m in ("recall@10", "ndcg@10") if m in set(printed["metric"])]
-    recorded = [r for r in results.load_records(profile="paper") if _belongs(r, printed)]
+    data, systems = set(printed["dataset"].dropna()), set(printed["system"].dropna())
+    systems |= set(FLOORS) if data else set()  # they stand in every table of known data
+    recorded = [
+        r
+        for r in results.load_records(profile="paper", system=list(systems))
+        if r["dataset"] in data or not data
+    ]
     print(results.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name))
-
-
-def _belongs(record, printed) -> bool:
-    """Whether a record's system or data occur in the table: floors stand in every one."""
-    from semid_lib.systems import FLOORS
-
-    here = set(printed["dataset"].dropna())
-    known = set(printed["system"].dropna())
-    if here:
-        return record["dataset"] in here and record["system"] in known | set(FLOORS)
-    return record["system"] in known
 
 
 def main() -> None:

@@ -71,32 +71,24 @@ class Trie:
         )
         return cls(*map(tuple, (code, parent, first_child, num_children, widest)), leaf_ptr, order)
 
-    @property
-    def num_levels(self) -> int:
-        """Levels L."""
-        return len(self.code)
-
-    @property
-    def num_leaves(self) -> int:
-        """Distinct IDs."""
-        return len(self.code[-1])
+    num_levels = property(lambda self: len(self.code), doc="Levels L.")
+    num_leaves = property(lambda self: len(self.code[-1]), doc="Distinct IDs.")
 
     def tensors(self, device="cpu") -> Trie:
         """Return the same trie with int64 torch tensors on `device`, made once per device."""
         import torch
 
+        def move(array):
+            return torch.as_tensor(np.array(array, dtype=np.int64), device=device)
+
         device = torch.device(device)
         if device not in self._moved:
-
-            def move(array):
-                return torch.as_tensor(np.array(array, dtype=np.int64), device=device)
-
-            names = ("code", "parent", "first_child", "num_children")
+            levels = (self.code, self.parent, self.first_child, self.num_children)
             self._moved[device] = Trie(
-                **{name: tuple(move(a) for a in getattr(self, name)) for name in names},
-                max_children=self.max_children,
-                leaf_ptr=move(self.leaf_ptr),
-                leaf_items=move(self.leaf_items),
+                *(tuple(map(move, arrays)) for arrays in levels),
+                self.max_children,
+                move(self.leaf_ptr),
+                move(self.leaf_items),
             )
         return self._moved[device]
 
@@ -162,15 +154,10 @@ class SemanticIds:
 
     __hash__ = None
 
-    @property
-    def num_items(self) -> int:
-        """Items N."""
-        return self.codes.shape[0]
-
-    @property
-    def num_levels(self) -> int:
-        """Levels L."""
-        return self.codes.shape[1]
+    num_items = property(lambda self: self.codes.shape[0], doc="Items N.")
+    num_levels = property(lambda self: self.codes.shape[1], doc="Levels L.")
+    num_ids = property(lambda self: self.trie.num_leaves, doc="Distinct IDs.")
+    is_unique = property(lambda self: self.num_ids == self.num_items, doc="No two share an ID.")
 
     @property
     def tokens(self) -> np.ndarray:
@@ -181,16 +168,6 @@ class SemanticIds:
     def trie(self) -> Trie:
         """The prefix trie of all IDs."""
         return Trie.of(self.codes)
-
-    @property
-    def num_ids(self) -> int:
-        """Distinct IDs."""
-        return self.trie.num_leaves
-
-    @property
-    def is_unique(self) -> bool:
-        """Whether no two items share an ID."""
-        return self.num_ids == self.num_items
 
     @cached_property
     def leaf_of(self) -> np.ndarray:

@@ -113,17 +113,10 @@ class Ranks:
 
 
 def ranks_from_scores(scores, targets, histories=None) -> Ranks:
-    """Rank each target in full scores.
+    """Rank each target `[B]` in full scores `[B, N]`, higher is better, -inf out of the ranking.
 
-    Args:
-        scores: `[B, N]` real, higher is better; -inf takes an item out of the ranking.
-        targets: `[B]` item indices.
-        histories: B int arrays of items to take out of the ranking (rule "unseen"), or None.
-
-    Raises:
-        InputError: scores that are not `[B, N]`, or NaN scores.
-
-    Cost: O(B N) comparisons.
+    `histories`: B int arrays of items to take out of the ranking (rule "unseen"), or None. Raises
+    InputError for another shape or NaN. Cost: O(B N) comparisons.
     """
     rule = "all" if histories is None else "unseen"
     return _ranks_by_rule(scores, targets, histories)[rule]
@@ -173,7 +166,7 @@ def ranks_from_lists(items, targets, scores=None, histories=None) -> Ranks:
         targets: `[B]` item indices.
         scores: `[B, k']`; equal scores are ties (colliding semantic IDs). Without them the order
             of the list is the ranking.
-        histories: B int arrays of items to take out of the lists (rule "unseen"), or None.
+        histories: as `ranks_from_scores`.
 
     Raises:
         InputError: shapes that do not fit, or NaN scores.
@@ -194,9 +187,8 @@ def ranks_from_lists(items, targets, scores=None, histories=None) -> Ranks:
         keys = np.where(live, np.arange(len(items))[:, None] * size + items, -1)
         live = live & ~np.isin(keys, row * size + item)
     hit = live & (items == targets[:, None])
-    place = hit.argmax(axis=1)
     found = hit.any(axis=1)
-    own = scores[np.arange(len(items)), place][:, None]
+    own = scores[np.arange(len(items)), hit.argmax(axis=1)][:, None]
     above = (live & (scores > own)).sum(axis=1)
     ties = (live & (scores == own)).sum(axis=1) - 1
     return Ranks(np.where(found, above, UNRANKED), np.where(found, ties, 0))
@@ -225,8 +217,7 @@ class Evaluation:
 
     Attributes:
         part: "validation" or "test".
-        users: `[E]` user indices.
-        targets: `[E]` item indices.
+        users, targets: `[E]` user and item indices.
         target_counts: `[E]` how often the target occurs in the train part.
         ranks: rule -> `Ranks`.
         ks: cut-offs that `metrics` lists.
@@ -284,9 +275,7 @@ class Evaluation:
     def by_bucket(self, rule: str = "all") -> dict[str, dict]:
         """Metrics by how often the target occurs in the train part (ACERec Table 6).
 
-        Returns:
-            "0-5", "6-10", ..., ">20" -> `{"n": users, "recall@5": ..., ...}`; an empty bucket has
-            only n = 0.
+        Returns "0-5", ..., ">20" -> `{"n": users, "recall@5": ..., ...}`; only n = 0 if empty.
         """
         lows = [0, *(edge + 1 for edge in BUCKET_EDGES)]
         labels = [f"{low}-{high}" for low, high in zip(lows, BUCKET_EDGES)]

@@ -273,11 +273,11 @@ def child(work, at_write, after):
 
 go(base / "whole")  # also warms up what is compiled
 for name, draw in (
-    ("writes", lambda: (chance.randint(1, 4), None)),
-    ("moments", lambda: (0, chance.uniform(0.02, 0.4))),
+    ("writes", lambda deaths: (chance.randint(1, 4), None)),
+    ("moments", lambda deaths: (0, chance.uniform(0.5, 1.0) * 0.05 * 1.1**deaths)),
 ):
     deaths = 0
-    while child(base / name, *draw()):
+    while child(base / name, *draw(deaths)):
         deaths += 1
         assert deaths < 150
         for path in (base / name).rglob("*.json"):
