@@ -30,7 +30,7 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float):
         super().__init__()
-        self.num_heads, self.rate = num_heads, dropout
+        self.num_heads = num_heads
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
@@ -44,10 +44,10 @@ class TransformerBlock(nn.Module):
         `mask`: bool, broadcastable to `[B, 1, Q, T]`, True where a query may look; or None.
         """
         queries = x if read is None else read
-        q, k, v = self._heads(queries, x)
-        rate = self.rate if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=causal)
-        mixed = self.out(mixed.transpose(1, 2).flatten(2))
+        rate = self.dropout.p if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            *self._heads(queries, x), mask, rate, is_causal=causal
+        )
         return self._after(queries, mixed)
 
     def with_weights(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -57,19 +57,16 @@ class TransformerBlock(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         weights = scores.softmax(-1)
-        return self._after(x, self.out((weights @ v).transpose(1, 2).flatten(2))), weights
+        return self._after(x, weights @ v), weights
 
     def _heads(self, queries, x):
-        def split(t):
-            return t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-        keys, values = self.key_value(x).chunk(2, dim=-1)
-        return split(self.query(queries)), split(keys), split(values)
+        """Queries, keys and values, each `[B, heads, T, D / heads]`."""
+        parts = self.query(queries), *self.key_value(x).chunk(2, dim=-1)
+        return [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts]
 
     def _after(self, x, mixed):
-        x = self.norm1(x + self.dropout(mixed))
-        inner = self.inner(x).relu_()
-        return self.norm2(x + self.dropout(self.outer(inner)))
+        x = self.norm1(x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+        return self.norm2(x + self.dropout(self.outer(self.inner(x).relu_())))
 
 
 class Transformer(nn.Module):
@@ -79,15 +76,7 @@ class Transformer(nn.Module):
         causal: position t sees positions 0..t only (SASRec); otherwise all valid ones (FAMAE).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_layers: int,
-        num_heads: int,
-        ffn_dim: int,
-        dropout: float,
-        causal: bool = False,
-    ):
+    def __init__(self, dim, num_layers, num_heads, ffn_dim, dropout, causal: bool = False):
         super().__init__()
         if dim % num_heads:
             raise InputError(f"dim {dim} is not a multiple of num_heads {num_heads}")
@@ -117,11 +106,9 @@ class Transformer(nn.Module):
         Cost: O(B T D (T + D + ffn_dim)) per block.
         """
         x = self.dropout(self.norm(x))
-        mask = self._mask(x, valid, lean=True)
-        causal = self.causal and mask is None
-        full = self.blocks if at is None else self.blocks[:-1]
-        for block in full:
-            x = block(x, mask, causal)
+        mask = self._mask(x, valid) if valid is not None else None
+        for block in self.blocks if at is None else self.blocks[:-1]:
+            x = block(x, mask, self.causal and mask is None)
         if at is None:
             return x
         if self.causal:
@@ -132,17 +119,16 @@ class Transformer(nn.Module):
 
     def attention(self, x: Tensor, valid: Tensor | None = None) -> list[Tensor]:
         """Attention weights of every block, `[B, heads, T, T]` each (rows sum to 1)."""
-        x, mask, weights = self.norm(x), self._mask(x, valid, lean=False), []
+        x, mask, weights = self.norm(x), self._mask(x, valid), []
         for block in self.blocks:
             x, seen = block.with_weights(x, mask)
             weights.append(seen)
         return weights
 
-    def _mask(self, x, valid, lean):
+    def _mask(self, x, valid):
         mask = None if valid is None else valid[:, None, None, :]
-        if self.causal and not (lean and mask is None):
-            length = x.shape[1]
-            past = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+        if self.causal:
+            past = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
             mask = past if mask is None else mask & past
         return mask
 
@@ -163,13 +149,10 @@ def item_fields(
         InputError: a name that `data` lacks, or a field that no item has.
     """
     names = tuple(data.fields) if names is None else tuple(names)
-    unknown = [n for n in names if n not in data.fields]
-    if unknown:
-        raise InputError(
-            f"no item field {unknown[0]!r} in {data.name!r}; it has {list(data.fields)}"
-        )
     sizes, columns = [data.num_items], [np.arange(data.num_items)]
     for name in names:
+        if name not in data.fields:
+            raise InputError(f"no item field {name!r} in {data.name!r}; it has {list(data.fields)}")
         column = np.asarray(data.fields[name], dtype=np.int64)
         if column.max(initial=-1) < 0:
             raise InputError(
@@ -199,13 +182,15 @@ class FieldTable(nn.Module):
         super().__init__()
         self.sizes = tuple(sizes)
         offsets = np.concatenate([[0], np.cumsum(np.asarray(sizes) + 2)])
-        tokens = np.where(codes < 0, np.asarray(sizes), codes) + offsets[:-1]
         self.weight = nn.Parameter(torch.empty(int(offsets[-1]), dim).normal_(std=INITIAL_STD))
-        self.register_buffer("tokens", torch.as_tensor(tokens), persistent=False)
-        self.register_buffer("codes", torch.as_tensor(codes), persistent=False)
-        self.register_buffer("absent", torch.as_tensor(codes < 0), persistent=False)
-        masked = torch.as_tensor(offsets[:-1] + sizes + 1)
-        self.register_buffer("masked", masked, persistent=False)
+        arrays = {
+            "tokens": np.where(codes < 0, np.asarray(sizes), codes) + offsets[:-1],
+            "codes": codes,
+            "absent": codes < 0,
+            "masked": offsets[:-1] + sizes + 1,
+        }
+        for name, array in arrays.items():
+            self.register_buffer(name, torch.as_tensor(array), persistent=False)
 
     def values(self) -> list[Tensor]:
         """The value rows of each field, J tensors `[|V_k|, D]` (missing and masked left out)."""
@@ -240,9 +225,9 @@ class SequenceNetwork(nn.Module):
 
     def place(self, tokens: Tensor) -> Tensor:
         """The tokens' vectors `[B, T, D]`; `tokens` `[B, T, J]` int64, rows of the table."""
-        length = tokens.shape[1]
-        causal = self.encoder.causal
-        return self.table(tokens) + (self.position[:length] if causal else self.position[-length:])
+        rows = tokens.shape[1]
+        position = self.position[:rows] if self.encoder.causal else self.position[-rows:]
+        return self.table(tokens) + position
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None, at: Tensor | None = None):
         """Outputs `[B, T, D]`, or `[B, D]` at positions `at` `[B]`; see `Transformer`."""

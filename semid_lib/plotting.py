@@ -17,6 +17,7 @@ from semid_lib.errors import InputError
 # Okabe and Ito's palette: distinct for every common kind of colour vision.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#767676"
+_CYCLE = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK]
 SEQUENTIAL = "cividis"
 SIGNED = LinearSegmentedColormap.from_list("blue-orange", [BLUE, "#FFFFFF", "#B35900"])
 WIDTH = 6.2
@@ -24,41 +25,25 @@ WIDTH = 6.2
 _SOLID, _DASHED, _DOTTED, _MIXED = "-", "--", ":", "-."
 _STYLES = {
     # The papers' methods, and the generators they are compared with.
-    "ReSID": (VERMILLION, "o", _SOLID),
-    "ACERec": (BLUE, "s", _SOLID),
-    "R3-VAE": (GREEN, "D", _SOLID),
-    "TIGER": (PURPLE, "^", _SOLID),
-    "RPG": (SKY, "v", _SOLID),
-    "LETTER": (ORANGE, "P", _SOLID),
-    "EAGER": (PURPLE, "X", _DASHED),
-    "UNGER": (ORANGE, "<", _DASHED),
-    "ETEGRec": (SKY, ">", _DASHED),
+    "ReSID": (VERMILLION, "o", _SOLID), "ACERec": (BLUE, "s", _SOLID),
+    "R3-VAE": (GREEN, "D", _SOLID), "TIGER": (PURPLE, "^", _SOLID), "RPG": (SKY, "v", _SOLID),
+    "LETTER": (ORANGE, "P", _SOLID), "EAGER": (PURPLE, "X", _DASHED),
+    "UNGER": (ORANGE, "<", _DASHED), "ETEGRec": (SKY, ">", _DASHED),
     "ActionPiece": (GREEN, "h", _DASHED),
     # Recommenders that score item ids; with side information (*) the same colour, another dash.
-    "SASRec": (BLACK, "o", _DASHED),
-    "SASRec*": (BLACK, "s", _SOLID),
-    "BERT4Rec": (BLUE, "^", _DASHED),
-    "BERT4Rec*": (BLUE, "v", _DOTTED),
-    "HGN": (VERMILLION, "P", _DASHED),
-    "HGN*": (VERMILLION, "X", _DOTTED),
-    "S3-Rec": (GREEN, "<", _DOTTED),
-    "S3-Rec*": (GREEN, ">", _MIXED),
-    "ICLRec": (PURPLE, "h", _DOTTED),
-    "ELCRec": (ORANGE, "d", _DOTTED),
+    "SASRec": (BLACK, "o", _DASHED), "SASRec*": (BLACK, "s", _SOLID),
+    "BERT4Rec": (BLUE, "^", _DASHED), "BERT4Rec*": (BLUE, "v", _DOTTED),
+    "HGN": (VERMILLION, "P", _DASHED), "HGN*": (VERMILLION, "X", _DOTTED),
+    "S3-Rec": (GREEN, "<", _DOTTED), "S3-Rec*": (GREEN, ">", _MIXED),
+    "ICLRec": (PURPLE, "h", _DOTTED), "ELCRec": (ORANGE, "d", _DOTTED),
     # Tokenizers.
-    "GAOQ": (VERMILLION, "o", _MIXED),
-    "HKM": (SKY, "d", _MIXED),
-    "VQ-VAE": (ORANGE, "v", _MIXED),
-    "RQ-VAE": (PURPLE, "s", _MIXED),
-    "KMeans": (BLACK, "^", _DOTTED),
-    "R-KMeans": (BLACK, "D", _MIXED),
-    "OPQ-KMeans": (SKY, "P", _DOTTED),
-    "MQ": (BLUE, "X", _MIXED),
+    "GAOQ": (VERMILLION, "o", _MIXED), "HKM": (SKY, "d", _MIXED), "VQ-VAE": (ORANGE, "v", _MIXED),
+    "RQ-VAE": (PURPLE, "s", _MIXED), "KMeans": (BLACK, "^", _DOTTED),
+    "R-KMeans": (BLACK, "D", _MIXED), "OPQ-KMeans": (SKY, "P", _DOTTED), "MQ": (BLUE, "X", _MIXED),
     # The floors.
-    "Popularity": (GREY, "x", _DOTTED),
-    "Markov chain": (GREY, "+", _DASHED),
+    "Popularity": (GREY, "x", _DOTTED), "Markov chain": (GREY, "+", _DASHED),
     "Item-kNN": (GREY, "*", _MIXED),
-}
+}  # fmt: skip
 METHOD_STYLE: dict[str, dict[str, str]] = {
     name: {"color": colour, "marker": marker, "linestyle": dash}
     for name, (colour, marker, dash) in _STYLES.items()
@@ -81,9 +66,7 @@ def use_style() -> None:
             "axes.axisbelow": True,
             "axes.grid": True,
             "axes.grid.axis": "y",
-            "axes.prop_cycle": mpl.cycler(
-                color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK]
-            ),
+            "axes.prop_cycle": mpl.cycler(color=_CYCLE),
             "grid.color": "#E4E4E4",
             "grid.linewidth": 0.7,
             "image.cmap": SEQUENTIAL,
@@ -91,27 +74,15 @@ def use_style() -> None:
             "lines.markersize": 5,
         }
     )
-    if "IPython" in sys.modules:
-        _use_svg_in_notebook()
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        import matplotlib.pyplot  # noqa: F401 - the backend must be active, or it undoes this
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-
-def _use_svg_in_notebook() -> None:
-    from IPython import get_ipython
-
-    if get_ipython() is None:
-        return
-    import matplotlib.pyplot  # noqa: F401 - the backend must be active, or it undoes this
-    from matplotlib_inline.backend_inline import set_matplotlib_formats
-
-    set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
+        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
 
 
 def method_style(name: str) -> dict[str, str]:
-    """Return colour, marker and dash of a method, as keywords of `Axes.plot`.
-
-    Raises:
-        InputError: a method that `METHOD_STYLE` does not list.
-    """
+    """Return colour, marker and dash of a method of `METHOD_STYLE`, as keywords of `Axes.plot`."""
     if name not in METHOD_STYLE:
         raise InputError(f"method {name!r} has no style; known are {', '.join(METHOD_STYLE)}")
     return METHOD_STYLE[name].copy()
@@ -161,9 +132,8 @@ def bars_with_intervals(
     """
     intervals = [(v, v) for v in values] if intervals is None else list(intervals)
     if not len(names) == len(values) == len(intervals):
-        raise InputError(
-            f"{len(names)} names, {len(values)} values and {len(intervals)} intervals do not match"
-        )
+        counts = f"{len(names)} names, {len(values)} values and {len(intervals)} intervals"
+        raise InputError(f"{counts} do not match")
     for name, value, (low, high) in zip(names, values, intervals):
         if not low <= value <= high:
             raise InputError(f"{name}: {value} lies outside its interval {low}..{high}")
@@ -174,9 +144,8 @@ def bars_with_intervals(
     reach = [(v - low, high - v) for v, (low, high) in zip(values, intervals)]
     ax.barh(rows, values, xerr=list(zip(*reach)), color=colours, height=0.65, ecolor="#444444")
     for row, value, (_, high) in zip(rows, values, intervals):
-        ax.annotate(
-            f"{value:.{digits}f}", (high, row), (4, 0), textcoords="offset points", va="center"
-        )
+        text = f"{value:.{digits}f}"
+        ax.annotate(text, (high, row), (4, 0), textcoords="offset points", va="center")
     ax.set_yticks(rows, labels=names)
     ax.invert_yaxis()
     ax.grid(axis="x", visible=True)
