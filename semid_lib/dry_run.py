@@ -17,22 +17,19 @@ _LONG = 20.0  # seconds in steps after which even fewer steps will do
 def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **settings) -> Table:
     """Estimate a run's parameters, time and memory without doing it.
 
-    Builds every model, takes a few real steps of each training (the first ones, which warm up, are
-    left out where others follow), ranks some users with the hardly trained models, and
-    extrapolates to all epochs.
+    Builds every model, takes a few real steps of each training (the first, which warm up, are left
+    out where others follow), ranks some users with the hardly trained models, and extrapolates to
+    all epochs. `settings` as `pipeline.run`, but for `folder`, `deadline` and `progress`.
 
     Args:
-        system, dataset: as `pipeline.run`.
         steps: how many steps of each training to measure at least.
         users: how many users to rank.
-        settings: as `pipeline.run`, but for `folder`, `deadline` and `progress`.
 
     Returns:
         One row a stage: parameters, steps of all epochs, seconds a step and in all, peak memory of
         this process so far. Early stopping only shortens the times.
 
-    Cost: seconds on a GPU; in the paper profile on a CPU up to minutes, since a step takes
-    seconds there.
+    Cost: seconds on a GPU, up to minutes on a CPU in the paper profile.
     """
     with tempfile.TemporaryDirectory(prefix="semid-") as folder:
         work = Work(system, dataset, folder=folder, progress=False, **settings)
@@ -66,10 +63,13 @@ def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
         for network in networks(estimator):
             network.eval()
         work.fitted[role] = estimator
-    row["parameters"] = count_parameters(estimator)
-    rows = [row]
+    rows = [{**row, "parameters": count_parameters(estimator)}]
     if role == "encoder":
-        rows.append(_time_encoder(work, estimator))
+        work.keep_vectors(estimator)  # for the next stage
+        began = time.perf_counter()
+        estimator.metrics(work.split)
+        seconds = estimator.epochs * (time.perf_counter() - began)
+        rows.append({"stage": "encoder, validation after each epoch", "time": seconds})
     if role == "recommender":
         estimator._see(work.split)  # hardly trained, yet it can rank
         rows += _time_ranking(work, estimator, users)
@@ -80,7 +80,7 @@ def _first_steps(work: Work, role: str, steps: int) -> tuple[float, int] | None:
     """`(seconds a step, steps of all epochs)`, or None if the stage is over before."""
     from semid_lib.training import TrainingPaused
 
-    marks, allowance = [], 1.0
+    marks, allowance = [], 0.1
     while not marks or (marks[-1].step < steps and marks[-1].seconds < _LONG):
         work.deadline = time.monotonic() + allowance
         try:
@@ -95,15 +95,6 @@ def _first_steps(work: Work, role: str, steps: int) -> tuple[float, int] | None:
     if last.step == first.step:
         return last.seconds / last.step, last.total_steps
     return (last.seconds - first.seconds) / (last.step - first.step), last.total_steps
-
-
-def _time_encoder(work: Work, encoder) -> dict:
-    """Store the encoder's vectors for the next stage, and time one validation of each epoch."""
-    work.keep_vectors(encoder)
-    began = time.perf_counter()
-    encoder.metrics(work.split)
-    seconds = encoder.epochs * (time.perf_counter() - began)
-    return {"stage": "encoder, validation after each epoch", "time": seconds}
 
 
 def _time_ranking(work: Work, recommender, users: int) -> list[dict]:
