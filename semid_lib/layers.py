@@ -61,7 +61,8 @@ class TransformerBlock(nn.Module):
 
     def _heads(self, queries, x):
         """Queries, keys and values, each `[B, heads, T, D / heads]`."""
-        parts = self.query(queries), *self.key_value(x).chunk(2, dim=-1)
+        both = self.key_value(x)  # before the query: this order sets that of the gradients' sum
+        parts = self.query(queries), *both.chunk(2, dim=-1)
         return [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts]
 
     def _after(self, x, mixed):
