@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -164,11 +164,8 @@ class Work:
         if role not in self.fitted:
             estimator = self.estimators[role]
             known = inspect.signature(estimator.fit).parameters
-            extra = {
-                "checkpoint": self.folder / f"{role}.checkpoint.safetensors",
-                "deadline": self.deadline,
-                "progress": self.progress,
-            }
+            extra = {"deadline": self.deadline, "progress": self.progress}
+            extra["checkpoint"] = self.folder / f"{role}.checkpoint.safetensors"
             estimator.fit(*inputs, **{k: v for k, v in extra.items() if k in known})
             self.fitted[role] = estimator
         return self.fitted[role]
@@ -340,11 +337,9 @@ def device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
-    try:
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
@@ -352,10 +347,8 @@ def versions() -> dict[str, str]:
     """Versions of Python, this library and what it computes with."""
     found = {"python": platform.python_version(), "semid_lib": __version__}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -363,12 +356,10 @@ def commit() -> str:
     """Return the checkout's commit (`-dirty` if changed), else `$SEMID_COMMIT`, else "unknown"."""
     root = Path(__file__).parent.parent
     if (root / ".git").exists():
-        try:
+        with suppress(OSError, subprocess.CalledProcessError):
             done = subprocess.run(
                 ["git", "-C", root, *"describe --always --abbrev=40 --dirty --exclude=*".split()],
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
             return done.stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            pass
     return os.environ.get("SEMID_COMMIT") or "unknown"
