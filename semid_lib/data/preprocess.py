@@ -130,10 +130,8 @@ def held_out_rows(user: np.ndarray) -> np.ndarray:
 def same_day_users(data: Interactions) -> np.ndarray:
     """`[U]` bool: users whose last two interactions carry the same UTC day.
 
-    Their test item does not provably follow their validation item in time.
-
-    Raises:
-        DataError: the data has no timestamps.
+    Their test item does not provably follow their validation item. Raises DataError without
+    timestamps.
     """
     if data.timestamp is None:
         raise DataError(f"{data.name!r} has no timestamps, so days cannot be compared")
@@ -164,14 +162,10 @@ def bucket_shares(split: Split, part: str = "test") -> dict[str, float]:
 def describe(data: Interactions) -> dict:
     """Count what papers print about a dataset, and what the protocol does to it.
 
-    Returns:
-        `name`, `users`, `items`, `interactions`, `density` (share of user-item pairs),
-        `mean_length`, `min_length`, `max_length` (per user), `min_item_count`, `ordered`,
-        `fields` (name -> `values` and `missing_share`). For ordered data also `evaluated_users`
-        (at least 3 interactions), `train_interactions`, `cold_validation` and `cold_test` (targets
-        that never occur in the train part; they are ranked all the same, SPEC 1). With
-        timestamps `same_day_share`: the share of the evaluated users whose last two interactions
-        fall on one day.
+    Lengths are per user, `density` is the share of user-item pairs. For ordered data also
+    `evaluated_users` (at least 3 interactions), `train_interactions`, `cold_validation` and
+    `cold_test` (targets that never occur in the train part; they are ranked all the same); with
+    timestamps `same_day_share` (evaluated users whose last two interactions fall on one day).
     """
     lengths = np.bincount(data.user, minlength=data.num_users)
     about = {

@@ -92,11 +92,10 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         return self
 
     def predict(self, X) -> np.ndarray:
-        """Clusters `[N]` of least squared distance minus price.
+        """Clusters `[N]` of least squared distance minus price, each row placed on its own.
 
-        Sizes are not kept: each row is placed on its own. A fitted row at the edge of a cluster
-        may land next door: prices make the outermost rows tie, and unless the last assignment
-        was a repeat, the centres have moved since.
+        Sizes are not kept, and a fitted row at the edge of a cluster, where prices make rows tie,
+        may land next door.
         """
         if not hasattr(self, "labels_"):
             raise NotFittedError("BalancedKMeans is not fitted: call fit(X) first")

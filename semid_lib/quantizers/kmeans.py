@@ -100,8 +100,8 @@ class HierarchicalKMeans(Quantizer):
         CapacityError: b_L is smaller than the largest level-(L-1) cluster.
         InputError: fewer items than b_1 ... b_(L-1); non-finite or all-equal rows; a bad setting.
 
-    Deviates: the paper does not say how its local indices come about; k-means output order would
-        do as well. Numbers are permuted at random so that they carry nothing.
+    Deviates: the paper does not say how its local indices come about. Numbers are permuted at
+        random so that they carry nothing.
 
     Cost: O(N D sum_l b_l) a Lloyd step; memory X, its centred copy and N b_1 costs.
     """
@@ -145,10 +145,7 @@ class HierarchicalKMeans(Quantizer):
         return self
 
     def _split(self, Z, node, b, num_parents, seed, level):
-        """Split the items of every node into b balanced clusters, nodes in parallel threads.
-
-        Returns: child of each item `[N]`, means `[P, b, D]`, prices `[P, b]`.
-        """
+        """Split every node: children `[N]`, means `[P, b, D]`, prices `[P, b]`."""
         groups = _groups(node)
         child = np.empty(len(Z), np.int64)
         means = np.empty((num_parents, b, Z.shape[1]), Z.dtype)
@@ -198,11 +195,10 @@ class HierarchicalKMeans(Quantizer):
     def transform(self, X) -> np.ndarray:
         """Codes of items, fitted or new, `[N, L]` int64; nothing is remembered between calls.
 
-        A row that was fitted, bit for bit, gets its own codes. Where several fitted rows are
-        equal, the first of them met in X gets the codes of the first fitted, the second those of
-        the second, and so on; one met more often than it was fitted counts as new. A new item
-        goes down the tree by least squared distance minus price, then takes a free last code of
-        its prefix (`GAOQ`: its nearest free anchor). New items of one call get distinct codes.
+        A row that was fitted, bit for bit, gets its own codes (equal rows: in the order of fit;
+        one met more often than it was fitted counts as new). A new item goes down the tree by
+        least squared distance minus price, then takes a free last code of its prefix (`GAOQ`:
+        its nearest free anchor). New items of one call get distinct codes.
 
         Raises:
             CapacityError: more new items than free last codes under a prefix.
@@ -253,11 +249,7 @@ class HierarchicalKMeans(Quantizer):
         return np.stack([*np.unravel_index(node, self.level_sizes_[:-1]), leaf], axis=1)
 
     def inverse_transform(self, codes) -> np.ndarray:
-        """The mean of the deepest cluster that the codes name, `[N, D]`.
-
-        Codes may be whole, `[N, L]`, or prefixes of l >= 1 levels, `[N, l]`. Whole codes are
-        decoded as their level-(L-1) prefix: item vectors are not kept.
-        """
+        """The mean `[N, D]` of the deepest cluster that codes or prefixes `[N, l >= 1]` name."""
         self._check_fitted()
         sizes = self.level_sizes_
         codes = check_codes(codes, sizes)
@@ -286,8 +278,8 @@ def _groups(number) -> list[np.ndarray]:
 def level_sizes(branching, n: int) -> tuple[int, ...]:
     """Sizes of the levels of a balanced tree on n items: `branching` with "auto" worked out.
 
-    Balanced splits of balanced splits stay balanced: with P = b_1 ... b_(L-1) clusters on level
-    L-1, each holds floor(n/P) or ceil(n/P) items.
+    Splits of balanced splits stay balanced: each of the P = b_1 ... b_(L-1) clusters on level L-1
+    holds floor(n/P) or ceil(n/P) items.
 
     Raises:
         InputError: `branching` is malformed, or n < P.
