@@ -178,8 +178,9 @@ $f_T^{(k)}$ the true value of field $k$ (ReSID, section 3.1):
 
 $$
 \begin{aligned}
-\mathcal L &= \mathbb E_{\mathcal M} \sum_{k \in \mathcal M}
-   -\log q_k\big(f_T^{(k)} \mid h_T\big), \\
+\mathcal L &= \mathbb E_{\mathcal M}
+   \sum_{k \in \mathcal M} \ell_k, \\
+\ell_k &= -\log q_k\big(f_T^{(k)} \mid h_T\big), \\
 q_k(v \mid h) &\propto \exp\!\big(\sqrt d \,\cos(h, e_v^{(k)})\big).
 \end{aligned}
 $$ (eq-pipeline-famae)
@@ -320,12 +321,11 @@ r"""
 ## G: codes to items
 
 The generator is a small T5 {cite:p}`t5`. It reads the codes of
-the history and writes the codes of the next item, each given those before
-it:
+the history $H$ and writes the codes of the next item $i$, each given those
+before it:
 
 $$
-p(i \mid \text{history}) =
-  \prod_{l=1}^{L} p\big(c_l \mid c_{<l}, \text{history}\big).
+p(i \mid H) = \prod_{l=1}^{L} p\big(c_l \mid c_{<l}, H\big).
 $$ (eq-pipeline-generate)
 
 In training it sees the true codes before the one it predicts (teacher
