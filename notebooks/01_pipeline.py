@@ -190,14 +190,15 @@ we are after: a film's vector is its rows of all tables, side by side.
 """
 
 # %%
-small = dict(dim=64, num_heads=4, ffn_dim=256, precision="float64")
 famae = FAMAE(
-    **small,
+    dim=64,
+    ffn_dim=256,
     max_length=9,
-    epochs=4,
-    samples_per_epoch=15_000,
+    epochs=3,
+    samples_per_epoch=18_000,
     batch_size=256,
     learning_rate=3e-3,
+    precision="float64",
 ).fit(split)
 vectors = famae.embed()
 vectors.shape
@@ -338,13 +339,13 @@ and keep the history short.
 t5 = T5Recommender(
     dim=32,
     num_layers=1,
-    num_heads=4,
-    head_dim=8,
+    num_heads=2,
+    head_dim=16,
     ffn_dim=128,
     dropout=0.0,
     max_history=12,
     epochs=8,
-    samples_per_epoch=20_000,
+    samples_per_epoch=18_000,
     batch_size=64,
     learning_rate=3e-3,
     warmup=0.1,
@@ -374,7 +375,14 @@ history; popularity ignores the history altogether.
 
 # %%
 sasrec = SASRec(
-    **small, long_histories="windows", epochs=4, batch_size=32
+    dim=32,
+    num_heads=2,
+    ffn_dim=128,
+    long_histories="windows",
+    epochs=5,
+    learning_rate=2e-3,
+    batch_size=32,
+    precision="float64",
 ).fit(split)
 floors = [Popularity(), MarkovChain(), ItemKNN()]
 popularity, markov, itemknn = (f.fit(split) for f in floors)

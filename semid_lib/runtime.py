@@ -98,7 +98,7 @@ def setup(chapter: str, seed: int = 0) -> Run:
     """Make a chapter's numbers the same on every machine, and say in one line what was chosen.
 
     Seeds Python, NumPy and torch, asks torch for deterministic algorithms, sets the figure
-    style, and in the quick profile computes in two threads at most.
+    style, and in the quick profile computes in one thread.
 
     Args:
         chapter: its number, such as "01".
@@ -120,7 +120,7 @@ def setup(chapter: str, seed: int = 0) -> Run:
     torch.use_deterministic_algorithms(True, warn_only=run.device != "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
     if run.profile == "quick":
-        _few_threads(torch)
+        _one_thread(torch)
     if "matplotlib" in sys.modules or "IPython" in sys.modules:
         from semid_lib import plotting
 
@@ -129,13 +129,13 @@ def setup(chapter: str, seed: int = 0) -> Run:
     return run
 
 
-def _few_threads(torch) -> None:
-    """Hold torch to two threads, and the BLAS and OpenMP libraries loaded so far to one.
+def _one_thread(torch) -> None:
+    """Hold torch, and the BLAS and OpenMP libraries loaded so far, to one thread.
 
-    In float64 one thread or two give the same printed numbers.
+    Two threads gain a quarter on idle cores and lose a factor of four on busy ones.
     """
     import sklearn  # noqa: F401 - its OpenMP library must be loaded to be held
     from threadpoolctl import threadpool_limits
 
+    torch.set_num_threads(1)
     threadpool_limits(limits=1)
-    torch.set_num_threads(min(2, os.cpu_count() or 1))

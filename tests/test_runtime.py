@@ -1,6 +1,5 @@
 """Profile, device, precision and the set-up call."""
 
-import os
 import random
 import subprocess
 import sys
@@ -118,7 +117,7 @@ def test_setup_repeats_every_generator_and_prints_one_line(capsys):
     assert first[0] == runtime.Run(chapter="07", profile="quick", device="cpu", seed=3)
     line = "chapter 07 | profile quick | device cpu | seed 3\n"
     assert capsys.readouterr().out == 2 * line
-    assert torch.get_num_threads() == min(2, os.cpu_count())
+    assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
     runtime.setup("07", seed=4)
     assert torch.rand(1).item() != first[3]
@@ -133,5 +132,4 @@ def test_setup_holds_blas_to_one_thread():
     from threadpoolctl import threadpool_info
 
     runtime.setup("01")
-    blas = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
-    assert blas and {pool["num_threads"] for pool in blas} == {1}
+    assert {pool["num_threads"] for pool in threadpool_info()} == {1}
