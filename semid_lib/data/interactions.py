@@ -113,6 +113,12 @@ class Interactions:
 
         return interactions_from_frame(frame, items, fields, columns, ordered, name)
 
+    def __repr__(self) -> str:
+        counts = f"{self.num_users:,} users, {self.num_items:,} items, {len(self.user):,} rows"
+        order = "ordered" if self.ordered else "without order"
+        fields = ", ".join(self.fields) or "none"
+        return f"Interactions({self.name}: {counts}, {order}, fields {fields})"
+
     @property
     def num_interactions(self) -> int:
         """Number of rows M."""

@@ -31,6 +31,10 @@ class Split:
     users: np.ndarray
     targets: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        rows, users = f"{len(self.items):,}", f"{len(self.users):,}"
+        return f"Split({self.data.name}: {rows} rows to learn from, {users} users to ask)"
+
     @property
     def num_items(self) -> int:
         """Size N of the catalogue."""
@@ -98,7 +102,7 @@ def check_part(part: str) -> None:
 def leave_one_out(data: Interactions) -> Split:
     """Hold out each user's last item for the test and the one before for validation.
 
-    Source: the protocol of all three papers (ReSID 4.1, ACERec 3.1, R3-VAE 4.1). Users with
+    Source: ReSID 4.1, ACERec 3.1 (R3-VAE does not describe its split). Users with
     fewer than 3 interactions stay in the train part whole and are not evaluated.
 
     Raises:

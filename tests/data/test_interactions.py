@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semid_lib.data import MISSING, Interactions
+from semid_lib.data import MISSING, Interactions, leave_one_out
 from semid_lib.errors import DataError
 
 
@@ -192,3 +192,10 @@ def test_round_trip_from_any_table(draw):
         found[u if data.user_ids is None else data.user_ids[u]] = list(original)
     assert found == truth
     assert data.item_ids is not None or set(data.item) == set(range(data.num_items))
+
+
+def test_a_dataset_and_its_split_print_as_one_short_line():
+    frame = pd.DataFrame({"user": [0] * 3, "item": [0, 1, 2], "position": [0, 1, 2]})
+    data = Interactions.from_frame(frame, name="tiny")
+    assert repr(data) == "Interactions(tiny: 1 users, 3 items, 3 rows, ordered, fields none)"
+    assert repr(leave_one_out(data)) == "Split(tiny: 1 rows to learn from, 1 users to ask)"
