@@ -1,8 +1,8 @@
 """The `semid` command: what it prints, where, and with which exit code."""
 
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 
