@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -153,8 +154,9 @@ def train(
     loop.resume(epochs)
     show = sys.stderr.isatty() if progress is None else progress
     saved = shown = time.monotonic()
+    width = shutil.get_terminal_size().columns  # tqdm prints nothing where a terminal says 0
     with tqdm(
-        total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step"
+        total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step", ncols=width
     ) as bar:
         while not loop.finished:
             epoch = len(loop.history.epochs)
