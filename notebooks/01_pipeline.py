@@ -501,8 +501,8 @@ the method. ACERec's SASRec row is carried over from earlier work, which
 trained it to tell the next item from one random other; our record is
 trained with a softmax over all items, at ReSID's size. The loss alone is
 known to move these numbers as much as most papers' gains do, so a printed
-baseline says little until its loss is named. The `cut` column says what
-else differs.
+baseline says little until its loss is named. What else differs stands
+below the table.
 """
 
 # %% [markdown]

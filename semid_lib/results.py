@@ -357,10 +357,28 @@ _SIDE_KINDS = {"paper": "metric", "recorded": "metric", "quick": "metric", "gap"
 
 
 class _SideBySide(Table):
-    """What the paper does not print is "none", not "not run"; so is a gap without both sides."""
+    """What the paper does not print is "none", not "not run"; so is a gap without both sides.
+
+    What a run cut stands below the table, once for each system and dataset.
+    """
 
     def formatted(self) -> pd.DataFrame:
-        return super().formatted().replace({c: {NOT_RUN: "none"} for c in ("paper", "gap")})
+        cells = super().formatted().drop(columns="cut")
+        return cells.replace({c: {NOT_RUN: "none"} for c in ("paper", "gap")})
+
+    def notes(self) -> list[str]:
+        """One line for each system and dataset whose runs cut something."""
+        rows = self.frame[["system", "dataset", "cut"]].drop_duplicates()
+        return [f"{system}, {data}: {cut}." for system, data, cut in rows.to_numpy() if cut]
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.notes()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        items = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes())
+        return super()._repr_html_() + (f"<ul>{items}</ul>" if items else "")
 
 
 # ------------------------------------------------------------------ status of the reproduction
