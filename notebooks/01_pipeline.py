@@ -408,8 +408,8 @@ for viewer in (np.argmax(right), np.argmin(right)):
     rows = {
         name: titles[items].tolist() for name, items in shown.items()
     }
-    next_film = titles[target[viewer]]
-    display(table(pd.DataFrame(rows), f"Watched next: {next_film}"))
+    print("Watched next:", titles[target[viewer]])
+    display(pd.DataFrame(rows, index=range(1, 6)))
 
 # %% [markdown]
 r"""
