@@ -7,6 +7,7 @@ _HOMES = {
     "GAOQ": "gaoq",
     "HierarchicalKMeans": "kmeans",
     "KMeans": "kmeans",
+    "ResidualKMeans": "residual",
 }
 __all__ = sorted(_HOMES)
 

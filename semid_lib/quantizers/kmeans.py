@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import CapacityError, CodesError, InputError
 from semid_lib.quantizers.balanced_kmeans import check_clusters, lloyd, nearest
@@ -40,13 +42,11 @@ class KMeans(Quantizer):
 
     def fit(self, X, y=None):
         """Learn the codebook from X, `[N, D]`; `y` is ignored."""
-        from sklearn.cluster import KMeans as Flat
-
         seed = check_seed(self.random_state)
         X = check_vectors(self, X, reset=True)
         k = check_clusters(self.n_clusters, len(X))
-        flat = Flat(k, max_iter=self.max_iter, n_init=1, random_state=seed)
-        self.codes_ = flat.fit_predict(X).astype(np.int64)[:, None]
+        flat = flat_kmeans(X, k, self.max_iter, seed)
+        self.codes_ = flat.labels_.astype(np.int64)[:, None]
         self.codebooks_, self.level_sizes_ = [flat.cluster_centers_], (k,)
         self.inertia_, self.n_iter_ = float(flat.inertia_), int(flat.n_iter_)
         return self
@@ -68,6 +68,17 @@ class KMeans(Quantizer):
 
     def _restore(self, arrays):
         self.codebooks_ = [arrays["codebook"]]
+
+
+def flat_kmeans(X, k, max_iter, seed):
+    """Fit scikit-learn's KMeans, one start. In one thread: its threads add in any order, and the
+    codes of a seed must not depend on that. Fewer distinct rows than clusters are no warning."""
+    from sklearn.cluster import KMeans as Flat
+    from sklearn.exceptions import ConvergenceWarning
+
+    with threadpool_limits(1, "openmp"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return Flat(k, max_iter=max_iter, n_init=1, random_state=seed).fit(X)
 
 
 class HierarchicalKMeans(Quantizer):

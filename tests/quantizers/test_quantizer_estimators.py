@@ -2,7 +2,7 @@
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from semid_lib.quantizers import GAOQ, BalancedKMeans, HierarchicalKMeans, KMeans
+from semid_lib.quantizers import GAOQ, BalancedKMeans, HierarchicalKMeans, KMeans, ResidualKMeans
 
 DEVIATIONS = {}  # check -> reason; none is needed
 
@@ -11,6 +11,7 @@ DEVIATIONS = {}  # check -> reason; none is needed
     [
         BalancedKMeans(n_clusters=3),
         KMeans(n_clusters=3),
+        ResidualKMeans(num_levels=2, n_clusters=3),
         HierarchicalKMeans((2, 2, 200)),  # "auto" leaves no room for a check's new rows
         GAOQ((2, 2, 200)),
     ],
