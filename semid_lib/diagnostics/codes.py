@@ -1,10 +1,11 @@
-"""What can be read off codes before any recommender is trained."""
+"""What the codes alone show: collisions, balance, entropies."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from semid_lib.codes import SemanticIds
+from semid_lib.diagnostics._inputs import as_ids
 from semid_lib.errors import InputError
 
 
@@ -20,7 +21,7 @@ def collision_rate(codes) -> float:
         >>> collision_rate([[0, 1], [0, 1], [2, 0]])
         1.5
     """
-    sids = _sids(codes)
+    sids = as_ids(codes)
     return sids.num_items / sids.num_ids
 
 
@@ -34,7 +35,7 @@ def gini(codes) -> float:
         >>> gini([[0], [1], [1], [1]])
         0.25
     """
-    counts = np.sort(_sids(codes).trie.num_children[-1])
+    counts = np.sort(as_ids(codes).trie.num_children[-1])
     n = len(counts)
     ranked = np.arange(1, n + 1) @ counts
     return float(2 * ranked / (n * counts.sum()) - (n + 1) / n)
@@ -57,7 +58,7 @@ def prefix_entropy(codes, weights=None) -> np.ndarray:
     Raises:
         InputError: weights of another length, negative, not finite, or all zero.
     """
-    sids = _sids(codes)
+    sids = as_ids(codes)
     weights = np.ones(sids.num_items) if weights is None else np.asarray(weights, dtype=np.float64)
     bad = weights.shape != (sids.num_items,) or not np.isfinite(weights).all()
     if bad or (weights < 0).any() or weights.sum() == 0:
@@ -74,6 +75,29 @@ def prefix_entropy(codes, weights=None) -> np.ndarray:
     return np.maximum(np.diff(joint[::-1], prepend=0.0), 0.0)
 
 
+def marginal_entropy(codes) -> np.ndarray:
+    """Compute H(c_l), the entropy of each level's codes over the items (ReSID, below Eq. 2).
+
+    The paper asks for H(c_l) close to log |c_l|: divide by `np.log2(level_sizes)` for the share.
+
+    Args:
+        codes: `[N, L]` integers, or a `SemanticIds`.
+
+    Returns:
+        `[L]` float64, bits: log2 K_l where all K_l codes hold equally many items.
+
+    Example:
+        >>> marginal_entropy([[0, 5], [0, 5], [1, 5], [1, 5]]).tolist()
+        [1.0, 0.0]
+    """
+    sids = as_ids(codes)
+    bits = np.zeros(sids.num_levels)
+    for level, column in enumerate(sids.codes.T):
+        share = np.unique(column, return_counts=True)[1] / sids.num_items
+        bits[level] = abs(share @ np.log2(share))
+    return bits
+
+
 def code_usage(codes, level_sizes=None) -> np.ndarray:
     """Compute the share of each level's codes that at least one item has.
 
@@ -87,7 +111,3 @@ def code_usage(codes, level_sizes=None) -> np.ndarray:
     sids = codes if isinstance(codes, SemanticIds) else SemanticIds(codes, level_sizes)
     used = [len(np.unique(sids.codes[:, level])) for level in range(sids.num_levels)]
     return np.array(used) / np.array(sids.level_sizes)
-
-
-def _sids(codes) -> SemanticIds:
-    return codes if isinstance(codes, SemanticIds) else SemanticIds(codes)
