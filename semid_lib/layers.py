@@ -240,6 +240,20 @@ class SequenceNetwork(nn.Module):
         return total if embeddings else total - self.table.weight.numel()
 
 
+def left_padded(items: Tensor, start: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay the sequences `items[start : last + 1]` side by side, their newest items aligned.
+
+    Args:
+        items: `[M]` int64. start, last: `[B]` int64; `last` may be M, for a place that is masked.
+
+    Returns:
+        `(items [B, T], valid [B, T])`, T the longest; padding (not valid) holds any item.
+    """
+    back = torch.arange(int((last - start).max()), -1, -1, device=items.device)
+    place = last[:, None] - back
+    return items[place.clamp(min=0, max=len(items) - 1)], place >= start[:, None]
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Cross-entropy of `hidden @ table.T`; the gradients are made beside the loss."""
 

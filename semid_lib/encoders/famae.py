@@ -18,6 +18,7 @@ from semid_lib.layers import (
     check_choices,
     chunked_cross_entropy,
     item_fields,
+    left_padded,
     sampled_cross_entropy,
 )
 from semid_lib.runtime import resolve_device, resolve_precision
@@ -151,10 +152,7 @@ class FAMAE(Probes, BaseEstimator):
 
     def _gather(self, samples, rows):
         """Items `[B, T]` of some samples, left-padded to the longest, and `valid` `[B, T]`."""
-        items, start, target = samples[0], samples[1][rows], samples[2][rows]
-        back = torch.arange(int((target - start).max()), -1, -1, device=items.device)
-        place = target[:, None] - back
-        return items[place.clamp(min=0)], place >= start[:, None]
+        return left_padded(samples[0], samples[1][rows], samples[2][rows])
 
     def _choose_fields(self, absent: Tensor) -> Tensor:
         """Draw M for `absent` `[n, J]` bool: K ~ U{1..fields present}, then a uniform K-subset."""

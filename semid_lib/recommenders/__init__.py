@@ -7,6 +7,7 @@ _PLACES = {
     "Popularity": "floors",
     "MarkovChain": "floors",
     "ItemKNN": "floors",
+    "BERT4Rec": "bert4rec",
     "SASRec": "sasrec",
     "T5Recommender": "t5",
 }

@@ -161,6 +161,7 @@ class Recommender(BaseEstimator):
             "params": self.get_params(),
             "num_items": self.num_items_,
             "item_ids": None if self.item_ids_ is None else self.item_ids_.tolist(),
+            "fields": getattr(self, "fields_", None),
         }
         return save_tensors(path, self._state(), meta)
 
@@ -172,5 +173,7 @@ class Recommender(BaseEstimator):
         self.num_items_ = meta["num_items"]
         self.item_ids_ = None if meta["item_ids"] is None else np.asarray(meta["item_ids"])
         self._index = None
+        if meta.get("fields"):
+            self.fields_ = tuple(meta["fields"])
         self._restore(tensors)
         return self

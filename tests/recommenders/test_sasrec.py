@@ -90,9 +90,9 @@ def test_scores_are_products_with_the_item_vectors(split):
     items, groups, kinds = weight[:30], weight[32:38], weight[40:44]
     missing = weight[44]
     fused = [items[i] + groups[g] + (kinds[k] if k >= 0 else missing) for i, g, k in codes]
-    np.testing.assert_allclose(model.item_vectors(), fused, rtol=1e-6)
-    np.testing.assert_allclose(model.item_vectors("id"), items, rtol=1e-6)
-    assert model.item_vectors().dtype == np.float32 and model.item_vectors().shape == (30, 8)
+    np.testing.assert_allclose(model.embed(), fused, rtol=1e-6)
+    np.testing.assert_allclose(model.embed("id"), items, rtol=1e-6)
+    assert model.embed().dtype == np.float32 and model.embed().shape == (30, 8)
     history = [3, 1, 4]
     with torch.no_grad():
         x = torch.tensor(np.array(fused)[history]) + model.network_.position[:3]
@@ -233,7 +233,7 @@ def test_recommend_save_and_load_with_original_ids(tmp_path):
     np.testing.assert_allclose(scores, np.take_along_axis(full, best, 1))
     loaded = SASRec.load(model.save(tmp_path / "m"))
     assert loaded.recommend(histories, 5).tolist() == items.tolist()
-    np.testing.assert_array_equal(loaded.item_vectors(), model.item_vectors())
+    np.testing.assert_array_equal(loaded.embed(), model.embed())
     assert loaded.num_parameters() == model.num_parameters()
 
 
@@ -257,7 +257,7 @@ def test_the_same_seed_gives_the_same_scores(split):
 def test_checkpoints(split, tmp_path):
     first = SASRec(**TINY).fit(split, checkpoint=tmp_path / "c")
     again = SASRec(**TINY).fit(split, checkpoint=tmp_path / "c")
-    np.testing.assert_array_equal(again.item_vectors(), first.item_vectors())
+    np.testing.assert_array_equal(again.embed(), first.embed())
     assert again.history_ == first.history_
     for change in (dict(similarity="cosine"), dict(loss="sampled"), dict(targets="last")):
         with pytest.raises(CheckpointError, match="another model, dataset or setting"):
@@ -296,7 +296,7 @@ def test_bad_settings(change, message, split):
 
 def test_misuse(split):
     for call in (
-        lambda m: m.recommend([[1]]), lambda m: m.item_vectors(), lambda m: m.score_items([[1]]),
+        lambda m: m.recommend([[1]]), lambda m: m.embed(), lambda m: m.score_items([[1]]),
         lambda m: m.save("nowhere"), lambda m: m.num_parameters(),
     ):  # fmt: skip
         with pytest.raises(NotFittedError, match="SASRec is not fitted"):
@@ -305,7 +305,7 @@ def test_misuse(split):
     with pytest.raises(EmptyHistoryError, match="history 1 is empty"):
         model.recommend([[1], []])
     with pytest.raises(InputError, match="which is 'sum', but must be 'fused' or 'id'"):
-        model.item_vectors("sum")
+        model.embed("sum")
     single = Interactions(np.arange(3), np.arange(3), 3, 3)
     with pytest.raises(InputError, match="no training samples"):
         SASRec(**TINY).fit(leave_one_out(single))
