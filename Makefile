@@ -13,7 +13,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 export OMP_NUM_THREADS ?= 1
 
 .NOTPARALLEL:
-.PHONY: help book test environment data run check html lint unit notebooks pages serve clean
+.PHONY: help book test environment data run check html lint unit notebooks pages serve \
+	bench clean
 
 help:
 	@echo "make book             set up, execute what is stale, build the pages, say what to open"
@@ -22,6 +23,7 @@ help:
 	@echo "make check            check the stored notebooks without executing them"
 	@echo "make html             build and check the pages from the stored notebooks"
 	@echo "make serve            serve the built pages on http://localhost:8000 (full search)"
+	@echo "make bench [ONLY=name] measure against other tools; writes tests/benchmarks/RESULTS.md"
 	@echo "make clean            remove what was built (not .venv, not the data)"
 
 book: environment data
@@ -70,6 +72,15 @@ pages: html
 
 serve: html
 	$(BIN)/python -m http.server --directory _build/html 8000
+
+# Both sides of every pair on the same number of threads: first on one, then on two.
+THREADS ?= 1 2
+bench: environment
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --no-build-isolation \
+		-c requirements.txt -e ".[bench]"
+	@for threads in $(THREADS); do \
+	OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest tests/benchmarks/bench_*.py \
+		-k "$(ONLY)" -s -q --benchmark-quiet || exit 1; done
 
 clean:
 	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis
