@@ -20,9 +20,10 @@ def as_ids(codes, num_items: int | None = None) -> SemanticIds:
 
 
 def as_matrix(vectors, name: str = "vectors") -> np.ndarray:
-    """Return vectors `[N, D]`, N >= 2, D >= 1, as finite float64, or raise InputError."""
+    """Return vectors `[N, D]`, N >= 2, D >= 1, finite, float32 or float64, or raise InputError."""
     try:
-        matrix = np.asarray(vectors, dtype=np.float64)
+        matrix = np.asarray(vectors)
+        matrix = matrix if matrix.dtype == np.float32 else matrix.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} are not a numeric [N, D] matrix: {error}") from error
     if matrix.ndim != 2 or len(matrix) < 2 or matrix.shape[1] < 1:

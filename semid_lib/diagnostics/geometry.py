@@ -15,48 +15,50 @@ PAIRS = ("all", "cross_prefix")
 def code_terms(vectors, codes, form: str = "variance", noise: float = 0.1) -> dict:
     """Compute every term about z of ReSID's Eq. 2 and 3, level by level, in one of two forms.
 
-    Eq. 3 splits what code l leaves open into what its whole prefix leaves open and what the
-    prefix alone would have told, the ambiguity of an index that means different things under
-    different prefixes:
+    Eq. 3 splits what code l leaves open into what the whole prefix leaves open and what the codes
+    before l would add, the ambiguity of an index that means other things under other prefixes:
 
         H(z | c_l) = H(z | c_l, C_<l) + I(z; C_<l | c_l)
 
-    Entropies of continuous vectors have to be stood in for. With S_g the covariance of the items
-    of group g, weighted by its share of the items p_g, and T = tr S the variance of all:
+    Entropies of continuous vectors need a stand-in. With W the covariance of the items around the
+    means of their groups (pooled over the groups) and T the variance of all items, trace and all:
 
-    - "variance": H = sum_g p_g tr(S_g) / T, the mean squared distance to the group's mean as a
-      share of T; I = the squared distance of the prefixes' means to their code's mean, as a
-      share of T. Eq. 3 is then the law of total variance, an identity.
-    - "gaussian": H = sum_g p_g (1/2) log2 det(I + S_g / s), s = `noise` T / D: the entropy of
-      z + e above that of e, for Gaussian groups and white noise e of variance s: the bits that
-      tell z up to an error of `noise` of its variance. I is the difference; it is never negative
-      because log det is concave. The noise is the shrinkage: without it every group of at most D
-      items has entropy minus infinity.
+    - "variance": H = tr W / T, the mean squared distance to the group's mean as a share of T; I =
+      the mean squared distance of the prefixes' means to their code's mean, as a share of T. Eq. 3
+      is then the law of total variance, an identity.
+    - "gaussian": H = (1/2) log2 det(1 + W / s) with s = `noise` T / D: the groups are Gaussians
+      that share the covariance W, and H is the entropy of z + e less that of e, white noise of
+      variance s a dimension; in bits, those that tell z up to `noise` of its variance. I is the
+      difference: never negative, since a finer grouping has the smaller W.
 
-    Both are 0 for a group of one item, so the last level of unique codes says nothing: its
-    H(z|C) is 0 and its I equals its H(z|c_l). Read prefixes up to level L-1. Small groups look
-    tight by chance, too: G groups drawn at random leave a share (N - G) / (N - 1) of T within,
-    so compare tokenizers at equal group sizes.
+    What makes groups of fewer than D items bearable is that they share W (shrinkage of each
+    group's own covariance, all the way) and the noise: an own covariance of 9 items in 640
+    dimensions has no determinant. A proxy it remains: no true I exceeds H(C_<l | c_l), this may.
+
+    Degenerate: where every group has one item, as at the last level of unique codes, W = 0, so
+    H(z | C) is 0 and I equals H(z | c_l), whatever the codes. Read H(z | C_<=l) and I up to level
+    L-1. Small groups look tight by chance too (G random groups leave (N - G) / (N - 1) of T), so
+    compare tokenizers of equal group sizes.
 
     Args:
-        vectors: `[N, D]` z, any float dtype; computed in float64.
+        vectors: `[N, D]` z; computed in float64.
         codes: `[N, L]` integers, or a `SemanticIds`.
         form: "variance" or "gaussian".
-        noise: for "gaussian", share of the mean variance per dimension, > 0.
+        noise: of the Gaussian form, a share of the variance, above 0.
 
     Returns:
-        "H(z)": float (1 in the variance form). "H(z|C<=l)" (given the codes up to and with level
-        l), "H(z|c_l)", "I(z;C<l|c_l)": `[L]` float64; shares of T, or bits.
+        "H(z)": float (1 in the variance form); "H(z|C<=l)" (given the codes up to and with level
+        l), "H(z|c_l)", "I(z;C<l|c_l)": `[L]` float64. Shares of T, or bits.
 
     Raises:
         InputError: an unknown form, noise that is not above 0, fewer than two vectors, vectors
             that are not finite or all equal.
         CodesError: codes of another number of items.
 
-    Deviates: the paper writes H and I of continuous z without saying how to compute them.
+    Deviates: the paper defines none of these for vectors.
 
-    Cost: O(N D L) for the variances; for the Gaussians O(D m^2 + m^3) a group, m the smaller of
-        its size and D. Memory: two copies of the vectors in float64.
+    Cost: variance O(L N D), Gaussian O(L (N D^2 + D^3)), or with N and D exchanged if N < D;
+        memory three copies of the vectors in float64. COST
     """
     if form not in FORMS:
         raise InputError(f"form is {form!r}, but must be one of {FORMS}")
@@ -64,27 +66,26 @@ def code_terms(vectors, codes, form: str = "variance", noise: float = 0.1) -> di
         raise InputError(f"noise is {noise}, but must be finite and above 0")
     Z, total = _centred(vectors)
     sids = as_ids(codes, len(Z))
-    nodes = prefix_nodes(sids)
-    if form == "variance":
+    nodes, columns = prefix_nodes(sids), sids.codes.T
 
-        def left_open(group):
-            return _distance_to_means(Z, group) / total
-    else:
+    def entropy(group):
+        R = Z - _group_means(Z, group)[group]
+        if form == "variance":
+            return _mean_square(R) / total
+        return _gaussian_bits(R, noise * total / Z.shape[1])
 
-        def left_open(group):
-            return _gaussian_bits(Z, group, noise * total / Z.shape[1])
-
-    given_prefix = np.array([left_open(node) for node in nodes])
-    given_code = np.array(given_prefix[:1].tolist() + [left_open(c) for c in sids.codes.T[1:]])
+    given_prefix = np.array([entropy(node) for node in nodes])
+    given_code = np.array([given_prefix[0], *map(entropy, columns[1:])])
     ambiguity = given_code - given_prefix
     if form == "variance":
-        between = [_between(Z, node, code) for node, code in zip(nodes, sids.codes.T)]
-        ambiguity = np.array(between) / total
+        for level, (node, code) in enumerate(zip(nodes, columns)):
+            apart = _group_means(Z, node)[node] - _group_means(Z, code)[code]
+            ambiguity[level] = _mean_square(apart) / total
     return {
-        "H(z)": float(left_open(np.zeros(len(Z), dtype=np.int64))),
+        "H(z)": entropy(np.zeros(len(Z), dtype=np.int64)),
         "H(z|C<=l)": given_prefix,
         "H(z|c_l)": given_code,
-        "I(z;C<l|c_l)": np.maximum(ambiguity, 0.0),
+        "I(z;C<l|c_l)": ambiguity,
     }
 
 
@@ -100,8 +101,7 @@ def reconstruction_error(vectors, reconstruction) -> float:
     X, X_hat = as_matrix(vectors), as_matrix(reconstruction, "reconstruction")
     if X.shape != X_hat.shape:
         raise InputError(f"vectors are {X.shape} but their reconstruction is {X_hat.shape}")
-    _, total = _centred(X)
-    return float(((X - X_hat) ** 2).sum(axis=1).mean() / total)
+    return _mean_square(X.astype(np.float64) - X_hat) / _centred(X)[1]
 
 
 def within_code_cosine(vectors, codes, level: int = 1, pairs: str = "all") -> float:
@@ -130,7 +130,7 @@ def within_code_cosine(vectors, codes, level: int = 1, pairs: str = "all") -> fl
 
     Cost: O(N D): the sum of all products u_i . u_j is the squared length of the sum of the u.
     """
-    X = as_matrix(vectors)
+    X = as_matrix(vectors).astype(np.float64)
     sids = as_ids(codes, len(X))
     if level not in range(sids.num_levels):
         raise InputError(f"level is {level!r}, but codes have the levels 0..{sids.num_levels - 1}")
@@ -192,9 +192,9 @@ def prefix_nodes(sids) -> list[np.ndarray]:
 
 def _centred(vectors) -> tuple[np.ndarray, float]:
     """The vectors minus their mean, and their variance T: mean squared distance to the mean."""
-    X = as_matrix(vectors)
+    X = as_matrix(vectors).astype(np.float64)
     Z = X - X.mean(axis=0)
-    total = float((Z**2).sum() / len(Z))
+    total = _mean_square(Z)
     if total == 0 or (X == X[0]).all():
         raise InputError(
             f"all {len(X)} vectors are equal, so there is no variance to explain. Was the encoder "
@@ -215,25 +215,13 @@ def _group_means(Z, group) -> np.ndarray:
     return _group_sums(Z, group) / np.maximum(np.bincount(group), 1)[:, None]
 
 
-def _distance_to_means(Z, group) -> float:
-    """Mean over the rows of the squared distance to the mean of their group."""
-    return float(((Z - _group_means(Z, group)[group]) ** 2).sum() / len(Z))
+def _mean_square(R) -> float:
+    """Mean squared length of the rows."""
+    return float(np.vdot(R, R) / len(R))
 
 
-def _between(Z, fine, coarse) -> float:
-    """Mean over the rows of the squared distance from their fine to their coarse group's mean."""
-    apart = _group_means(Z, fine)[fine] - _group_means(Z, coarse)[coarse]
-    return float((apart**2).sum() / len(Z))
-
-
-def _gaussian_bits(Z, group, noise) -> float:
-    """Mean over the rows of (1/2) log2 det(I + S_g / noise) of their group."""
-    order = np.argsort(group, kind="stable")
-    bits = 0.0
-    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        if len(rows) > 1:
-            Y = Z[rows] - Z[rows].mean(axis=0)
-            gram = Y @ Y.T if len(Y) < Y.shape[1] else Y.T @ Y
-            scaled = np.eye(len(gram)) + gram / (len(rows) * noise)
-            bits += len(rows) * np.log2(np.linalg.cholesky(scaled).diagonal()).sum()
-    return float(bits / len(Z))
+def _gaussian_bits(R, noise) -> float:
+    """(1/2) log2 det(1 + R^T R / (N noise)), from the smaller of the two Gram matrices."""
+    gram = R.T @ R if R.shape[1] <= len(R) else R @ R.T
+    scaled = np.eye(len(gram)) + gram / (len(R) * noise)
+    return float(np.log2(np.linalg.cholesky(scaled).diagonal()).sum())
