@@ -66,7 +66,8 @@ def code_terms(vectors, codes, form: str = "variance", noise: float = 0.1) -> di
         raise InputError(f"noise is {noise}, but must be finite and above 0")
     Z, total = _centred(vectors)
     sids = as_ids(codes, len(Z))
-    nodes, columns = prefix_nodes(sids), sids.codes.T
+    nodes = prefix_nodes(sids)
+    columns = [_numbered(column) for column in sids.codes.T]
 
     def entropy(group):
         R = Z - _group_means(Z, group)[group]
@@ -139,25 +140,22 @@ def within_code_cosine(vectors, codes, level: int = 1, pairs: str = "all") -> fl
             f"pairs is {pairs!r}, but must be 'all' or, above level 0, 'cross_prefix': "
             "at level 0 all items share the empty prefix"
         )
-    nodes, code = prefix_nodes(sids), sids.codes[:, level]
+    nodes, code = prefix_nodes(sids), _numbered(sids.codes[:, level])
     prefix = nodes[level - 1] if level else np.zeros(len(X), dtype=np.int64)
+    X = X - X.mean(axis=0)
     V = X - _group_means(X, prefix)[prefix]
     length = np.linalg.norm(V, axis=1)
-    kept = length > 1e-12 * np.linalg.norm(X - X.mean(axis=0), axis=1).max()
-    U, code, node = V[kept] / length[kept, None], code[kept], nodes[level][kept]
-    size = np.bincount(code).astype(np.float64)
-    products = (_group_sums(U, code) ** 2).sum(axis=1)
-    if pairs == "all":
-        count, inner = size**2 - size, products - size
-    else:
-        same, (_, first) = np.bincount(node), np.unique(node, return_index=True)
-        squares = (_group_sums(U, node) ** 2).sum(axis=1)
-        owner = np.zeros(len(same), dtype=np.int64)
-        owner[np.unique(node)] = code[first]
-        count = size**2 - np.bincount(owner, same.astype(np.float64) ** 2, len(size))
-        inner = products - np.bincount(owner, squares, len(size))
+    kept = length > 1e-12 * np.linalg.norm(X, axis=1).max()
+    U, code = V[kept] / length[kept, None], code[kept]
+    cosines, count = _pair_sums(U, code)
+    if pairs == "cross_prefix":
+        node = nodes[level][kept]
+        code_of = np.zeros(node.max(initial=0) + 1, dtype=np.int64)
+        code_of[node] = code
+        for every, siblings in zip((cosines, count), _pair_sums(U, node)):
+            every -= np.bincount(code_of, siblings, len(every))
     some = count > 0
-    return float((inner[some] / count[some]).mean()) if some.any() else float("nan")
+    return float((cosines[some] / count[some]).mean()) if some.any() else float("nan")
 
 
 def effective_rank(vectors) -> float:
@@ -190,6 +188,11 @@ def prefix_nodes(sids) -> list[np.ndarray]:
     return nodes[::-1]
 
 
+def _numbered(code) -> np.ndarray:
+    """The codes of a level as 0, 1, ... without gaps."""
+    return np.unique(code, return_inverse=True)[1]
+
+
 def _centred(vectors) -> tuple[np.ndarray, float]:
     """The vectors minus their mean, and their variance T: mean squared distance to the mean."""
     X = as_matrix(vectors).astype(np.float64)
@@ -203,11 +206,16 @@ def _centred(vectors) -> tuple[np.ndarray, float]:
     return Z, total
 
 
+def _pair_sums(U, group) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of u_i . u_j over the pairs i != j of each group, and their number: `[G]` each."""
+    size = np.bincount(group, minlength=1).astype(np.float64)
+    return (_group_sums(U, group) ** 2).sum(axis=1) - size, size**2 - size
+
+
 def _group_sums(Z, group) -> np.ndarray:
     """Sum of the rows of each group 0..max: `[G, D]`."""
-    rows = np.arange(len(group))
-    member = sparse.csr_array((np.ones(len(group)), (group, rows)), (group.max() + 1, len(group)))
-    return member @ Z
+    shape = (group.max(initial=0) + 1, len(group))
+    return sparse.csr_array((np.ones(len(group)), (group, np.arange(len(group)))), shape) @ Z
 
 
 def _group_means(Z, group) -> np.ndarray:

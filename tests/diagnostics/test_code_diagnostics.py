@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from scipy.stats import entropy
 
 from semid_lib.codes import SemanticIds
-from semid_lib.diagnostics import code_usage, collision_rate, gini, prefix_entropy
+from semid_lib.diagnostics import (
+    code_usage,
+    collision_rate,
+    gini,
+    marginal_entropy,
+    prefix_entropy,
+)
 from semid_lib.errors import CodesError, InputError
 
 codes_lists = st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=30)
@@ -90,6 +96,21 @@ def test_prefix_entropy_weights(weights):
         prefix_entropy([[0], [1]], weights)
 
 
+def test_marginal_entropy_of_a_worked_example():
+    # Level 0: shares 1/2, 1/4, 1/4: 1.5 bits. Level 1: always the same code. Level 2: 4 codes.
+    codes = [[0, 7, 0], [0, 7, 1], [3, 7, 2], [9, 7, 3]]
+    assert marginal_entropy(codes).tolist() == [1.5, 0.0, 2.0]
+    assert marginal_entropy(SemanticIds(codes)).tolist() == [1.5, 0.0, 2.0]
+
+
+@given(codes_lists)
+@settings(max_examples=80, deadline=None)
+def test_marginal_entropy_equals_its_definition_and_bounds_the_conditional(rows):
+    truth = [entropy(list(Counter(column).values()), base=2) for column in zip(*rows)]
+    np.testing.assert_allclose(marginal_entropy(rows), truth, atol=1e-12)
+    assert (prefix_entropy(rows) <= marginal_entropy(rows) + 1e-12).all()
+
+
 def test_code_usage_of_a_worked_example():
     codes = [[0, 1], [2, 1], [0, 3]]
     assert code_usage(codes, (4, 4)).tolist() == [0.5, 0.5]
@@ -97,7 +118,9 @@ def test_code_usage_of_a_worked_example():
     assert code_usage(codes).tolist() == [2 / 3, 0.5]
 
 
-@pytest.mark.parametrize("measure", [collision_rate, gini, prefix_entropy, code_usage])
+@pytest.mark.parametrize(
+    "measure", [collision_rate, gini, prefix_entropy, marginal_entropy, code_usage]
+)
 def test_malformed_codes(measure):
     with pytest.raises(CodesError):
         measure([[0.5]])
