@@ -3,6 +3,7 @@
 import colorsys
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 from semid_lib import plotting
@@ -90,3 +91,29 @@ def test_bars_refuse_what_does_not_fit():
         plotting.bars_with_intervals(["a", "b"], [1.0], label="x")
     with pytest.raises(InputError, match="a: 1.0 lies outside its interval 2.0..3.0"):
         plotting.bars_with_intervals(["a"], [1.0], [(2.0, 3.0)], label="x")
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap"])
+def test_a_map_keeps_groups_apart_and_is_the_same_again(method):
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(3), 30)
+    vectors = 10 * np.eye(8)[group] + rng.normal(size=(90, 8))
+    vectors *= rng.uniform(1, 9, size=(90, 1))  # length does not matter
+    places = plotting.map_to_plane(vectors, method)
+    means = np.stack([places[group == g].mean(axis=0) for g in range(3)])
+    nearest = ((places[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert (nearest == group).all()
+    assert (plotting.map_to_plane(vectors, method) == places).all()
+
+
+def test_a_map_refuses_what_it_cannot_draw(monkeypatch):
+    good = np.eye(60)
+    with pytest.raises(InputError, match="40 vectors, 0 of them zero"):
+        plotting.map_to_plane(good[:40])
+    with pytest.raises(InputError, match="60 vectors, 1 of them zero"):
+        plotting.map_to_plane(np.diag([0.0] + [1.0] * 59))
+    with pytest.raises(InputError, match="method is 'pca'"):
+        plotting.map_to_plane(good, "pca")
+    monkeypatch.setitem(__import__("sys").modules, "umap", None)
+    with pytest.raises(InputError, match="pip install umap-learn"):
+        plotting.map_to_plane(good, "umap")
