@@ -107,7 +107,9 @@ def louvain(graph, min_weight=2, resolution: float = 1.0, random_state: int = 0)
 
     Deviates: the paper does not say which edges it keeps, nor resolution and seed (SPEC 23).
 
-    Cost: about O(edges) a pass, by networkx.
+    Cost: O(edges) a pass, by networkx. Beauty's 109,880 edges take 1.4 s of one core. Long
+        histories make dense graphs of little structure (MovieLens-100K: 684,038 edges, 5.6 s);
+        `co_occurrence(split, window=5)` leaves 78,656 there, 0.6 s.
     """
     import networkx as nx
 
@@ -154,7 +156,8 @@ def neighbour_purity(vectors, labels, k: int = 20, metric: str = "cosine") -> fl
     Raises:
         InputError: labels of another length, not finite vectors, k out of range, other metrics.
 
-    Cost: O(N^2 D) in the vectors' own dtype, in blocks of about 4 million products. COST
+    Cost: O(N^2 D), in blocks of 4 million products, in the vectors' dtype. 12,101 x 640: 2 s of
+        one core in float32, 4 s in float64; most of it is the product.
     """
     X = as_matrix(vectors)
     labels = as_labels(labels, len(X))
@@ -201,7 +204,8 @@ def cluster_nmi(vectors, labels, random_state: int = 0) -> float:
     """Compute the normalised mutual information of labels and k-means clusters of the vectors.
 
     As many clusters as labels; NMI = I / mean of the two entropies (scikit-learn's), 1 if they
-    are the same partition. It does not subtract chance: many labels give more than 0 anyway.
+    are the same partition. Chance is not subtracted: 12,101 vectors that know nothing of 30 or
+    160 labels reach 0.01 or 0.20, so shuffle the labels for the floor.
 
     Args:
         vectors: `[N, D]`. labels: `[N]` integers, -1 left out. random_state: of k-means.
@@ -209,7 +213,7 @@ def cluster_nmi(vectors, labels, random_state: int = 0) -> float:
     Raises:
         InputError: as `neighbour_purity`; fewer than two labelled items.
 
-    Cost: O(N D K) a step of k-means, one start.
+    Cost: O(N D K) a step of k-means, one start, in one thread. 12,101 x 640 into 160: 3 s.
     """
     from sklearn.metrics import normalized_mutual_info_score
 

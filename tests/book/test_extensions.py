@@ -106,7 +106,8 @@ def test_the_reference_lists_what_the_design_promises():
         "quantizers.HierarchicalKMeans quantizers.BalancedKMeans codes.SemanticIds "
         "recommenders.T5Recommender recommenders.SASRec recommenders.Popularity "
         "recommenders.MarkovChain recommenders.ItemKNN evaluation.recall_at_k evaluation.ndcg_at_k "
-        "evaluation.mrr diagnostics.gini runtime.setup training.train errors.DataError"
+        "evaluation.mrr diagnostics.gini diagnostics.code_overlap diagnostics.within_code_cosine "
+        "diagnostics.code_terms runtime.setup training.train errors.DataError"
     ).split():
         assert f":: semid_lib.{name}\n" in text, name
     listed = {line.split(".")[-1] for line in text.split("\n") if ".. auto" in line}

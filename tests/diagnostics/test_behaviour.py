@@ -1,5 +1,7 @@
 """Overlap, communities, purity and the bound, against loops, planted structure and exact cases."""
 
+import subprocess
+import sys
 import tracemalloc
 
 import networkx as nx
@@ -326,3 +328,10 @@ def test_information_bound_input(field):
         information_bound({"item": field})
     with pytest.raises(InputError, match="per_field is empty"):
         information_bound({})
+
+
+def test_import_loads_nothing_heavy():
+    heavy = {"torch", "sklearn", "networkx", "numba", "pandas", "matplotlib"}
+    code = f"import sys, semid_lib.diagnostics; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
