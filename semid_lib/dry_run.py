@@ -67,7 +67,7 @@ def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
     if role == "encoder":
         work.keep_vectors(estimator)  # for the next stage
         began = time.perf_counter()
-        estimator.metrics(work.split)
+        getattr(estimator, "metrics", getattr(estimator, "_validate", None))(work.split)
         seconds = estimator.epochs * (time.perf_counter() - began)
         rows.append({"stage": "encoder, validation after each epoch", "time": seconds})
     if role == "recommender":

@@ -2,7 +2,8 @@
 
 Each stage leaves its result in a work folder as soon as it is complete, and a training stage its
 checkpoint. So a run that was stopped at any moment, by the deadline or by `kill -9`, goes on where
-it was and ends with the same record.
+it was and ends with the same record. Encoders have folders of their own, so that all runs whose
+encoder, data and seed are equal train it once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,8 +27,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from semid_lib import __version__, systems
-from semid_lib.errors import CheckpointError, SemidError
-from semid_lib.results import CUTOFFS, METRICS, run_name
+from semid_lib.errors import CheckpointError, InputError, SemidError
+from semid_lib.judge import judge_codes, judge_vectors, plain
+from semid_lib.results import CUTOFFS, METRICS, run_name, slug
 from semid_lib.storage import load_tensors, save_tensors, write_json
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "numba")
@@ -48,11 +51,15 @@ def run(system: str, dataset, **settings) -> dict:
         dataset: name, folder in the bring-your-own form, or `Interactions`.
         settings: keywords, as follows.
         profile: "quick" (default) or "paper". variant, overrides: see `systems.plan`.
+        until: "quantizer" stops there: codes and their diagnostics, no recommender. The whole run
+            goes on from it.
         seed: 0 by default.
         device: "auto" is the GPU in the paper profile where there is one, else the CPU
-            ($SEMID_DEVICE decides first). precision: "auto" is bfloat16 or float16 on a GPU.
-        folder: where the work is kept; default `runs_folder()/NAME-HASH`, the hash being that of
-            every setting and of the data, so that other settings never meet this run's files.
+            ($SEMID_DEVICE decides first). precision: "auto" is the profile's where it has one,
+            else bfloat16 or float16 on a GPU.
+        folder: where all of the work is kept; default `runs_folder()/NAME-HASH`, the hash being
+            that of every setting and of the data, so that other settings never meet this run's
+            files, and for the encoder a folder that other runs share.
         deadline: `time.monotonic()` value after which the run stops between two steps.
         progress: bars with loss, speed and time left; default: only on a terminal.
 
@@ -63,6 +70,7 @@ def run(system: str, dataset, **settings) -> dict:
 
     Raises:
         TrainingPaused: the deadline came; calling again with the same arguments goes on.
+        BusyError: another process works on this run, or trains its encoder: call again later.
         UnorderedError: the data carry no order. InputError: see `systems.plan`.
         CheckpointError: `folder` holds another run's work.
     """
@@ -74,7 +82,7 @@ def run(system: str, dataset, **settings) -> dict:
 
 
 class BusyError(SemidError):
-    """Another process is working on the same run."""
+    """Another process is working on the same run, or on its encoder."""
 
 
 @contextmanager
@@ -100,53 +108,75 @@ class Work:
     """A run's stages and their files; arguments as `run`."""
 
     def __init__(
-        self, system, dataset, *, profile="quick", variant="default", seed=0, device="auto",
-        precision="auto", overrides=None, folder=None, deadline=None, progress=None,
+        self, system, dataset, *, profile="quick", variant="default", until=None, seed=0,
+        device="auto", precision="auto", overrides=None, folder=None, deadline=None, progress=None,
     ):  # fmt: skip
         from semid_lib.data import Interactions, leave_one_out, load_dataset
-        from semid_lib.runtime import resolve_device, resolve_precision
 
-        if device == "auto" and profile == "paper" and not os.environ.get("SEMID_DEVICE"):
-            import torch
-
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = device = resolve_device(device)
-        precision = resolve_precision(precision, device)
+        self.device = _resolve_device(device, profile)
         self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
-        self.plan = plan = systems.plan(system, self.data, profile, variant, overrides)
+        chosen = systems.plan(system, self.data, profile, variant, overrides)
+        self.plan, precision = _with_precision(chosen, precision, self.device)
         self.seed, self.deadline, self.progress = seed, deadline, progress
         self.split = leave_one_out(self.data)
-        around = {"random_state": seed, "device": device, "precision": precision}
-        self.estimators = {stage.role: stage.build(**around) for stage in plan.stages}
+        around = {"random_state": seed, "device": self.device, "precision": precision}
+        self.estimators = {s.role: s.build(**around) for s in self.plan.stages}
+        if until is not None and (until != "quantizer" or until not in self.estimators):
+            known = " or 'quantizer'" if "quantizer" in self.estimators else ""
+            raise InputError(f"until is {until!r}, but {system} can run until None{known}")
+        self.until = until
         self.config = {
             role: {"class": type(e).__name__, **e.get_params()}
             for role, e in self.estimators.items()
         }
         for settings in self.config.values():
             settings.pop("device", None)
+        shared = {"config": dict(self.config.get("encoder", {})), "data": self.data.sha256}
         self.config["evaluation"] = {"ks": list(CUTOFFS), "seen_items": "ranked, and excluded"}
         self.config["precision"] = precision
-        identity = {"config": self.config, "data": self.data.sha256, "seed": seed}
-        text = json.dumps(identity, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        self.name = run_name(plan.system, plan.variant, plan.dataset, plan.profile, seed)
-        self.folder = Path(folder or runs_folder() / f"{self.name}-{digest}")
+        if self.plan.checkpoint is not None:
+            self.config["checkpoint"] = self.plan.checkpoint
         self.fitted: dict[str, object] = {}
         self.sids = None
-        path = self.folder / "run.json"
+        self.name = self._name(self.plan.variant)
+        identity = {"config": self.config, "data": self.data.sha256, "seed": seed}
+        same = systems.plan(system, self.data, profile, "default", overrides)
+        alike = (same.stages, same.checkpoint) == (chosen.stages, chosen.checkpoint)
+        name = self._name("default") if alike else self.name  # a variant may change nothing here
+        self.folder = Path(folder or runs_folder() / f"{name}-{_digest(identity)}")
+        self._claim(self.folder, identity)
+        self.encoder_folder = self.folder
+        if folder is None and "encoder" in self.estimators:
+            kind = slug(shared["config"]["class"])
+            name = f"encoder--{kind}--{slug(self.plan.dataset)}--s{seed}-{_digest(shared)}"
+            self.encoder_folder = runs_folder() / name
+            self._claim(self.encoder_folder, shared)
+
+    def _name(self, variant: str) -> str:
+        plan = self.plan
+        return run_name(plan.system, variant, plan.dataset, plan.profile, self.seed)
+
+    def _claim(self, folder: Path, identity: dict) -> None:
+        """Write down whose work the folder holds, or compare."""
+        path = folder / "run.json"
         if not path.exists():
             write_json(path, identity)
-        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
+        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(identity)):
             raise CheckpointError(
-                f"{self.folder} holds the work of a run with other settings, data or seed than "
+                f"{folder} holds the work of a run with other settings, data or seed than "
                 f"{self.name}; choose another folder or delete it"
             )
+
+    def path(self, name: str) -> Path:
+        """Where a file lies: what the encoder leaves is in a folder that runs may share."""
+        ours = not name.startswith(("encoder", "embeddings"))
+        return (self.folder if ours else self.encoder_folder) / name
 
     def stage(self, name: str, make) -> dict:
         """Return the stored result of a complete stage, or make, time and store it."""
         from semid_lib.training import TrainingPaused
 
-        path = self.folder / f"{name}.json"
+        path = self.path(f"{name}.json")
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -165,46 +195,114 @@ class Work:
             estimator = self.estimators[role]
             known = inspect.signature(estimator.fit).parameters
             extra = {"deadline": self.deadline, "progress": self.progress}
-            extra["checkpoint"] = self.folder / f"{role}.checkpoint.safetensors"
+            extra["checkpoint"] = self.path(f"{role}.checkpoint.safetensors")
             estimator.fit(*inputs, **{k: v for k, v in extra.items() if k in known})
             self.fitted[role] = estimator
         return self.fitted[role]
 
     def record(self) -> dict:
         """Run what has not run yet and assemble the record."""
-        stages = {role: self.stage(role, getattr(self, f"run_{role}")) for role in self.estimators}
+        stages = {}
+        if "encoder" in self.estimators:
+            stages |= self._encoded()
+        if "quantizer" in self.estimators:
+            stages["quantizer"] = self.stage("quantizer", self.run_quantizer)
+            stages["diagnostics"] = self.stage("diagnostics", self.judge_codes)
+        if self.until == "quantizer":
+            return self._assemble(stages, {})
+        stages["recommender"] = self.stage("recommender", self.run_recommender)
         parts = {p: self.stage(p, partial(self._rank, p)) for p in ("validation", "test")}
         record = self._assemble(stages, parts)
         write_json(self.folder / "record.json", record)
         return record
 
+    def _encoded(self) -> dict:
+        """The encoder's stages, made here or by another run; one process at a time makes them."""
+        todo = {"encoder": self.run_encoder, "embeddings": self.judge_vectors}
+        names = {"encoder": "encoder", "embeddings": self._vectors}
+        if all(self.path(f"{name}.json").exists() for name in names.values()):
+            return {stage: self.stage(name, todo[stage]) for stage, name in names.items()}
+        with locked(self.path("encoder.lock")) as free:
+            if not free:
+                raise BusyError(
+                    f"the encoder of {self.name} is being trained by another process in "
+                    f"{self.encoder_folder}; when it is done, the same call goes on"
+                )
+            return {stage: self.stage(name, todo[stage]) for stage, name in names.items()}
+
     # -------------------------------------------------------------- the stages
 
+    @property
+    def _vectors(self) -> str:
+        """Name of the vectors' files, those of a snapshot apart."""
+        chosen = self.plan.checkpoint
+        return "embeddings" if chosen is None else f"embeddings.checkpoint-{chosen}"
+
     def run_encoder(self) -> dict:
-        self.keep_vectors(self.fit("encoder", self.split))
+        encoder = self.fit("encoder", self.split)
+        self.keep_vectors(encoder)
         info = _describe(self.fitted.pop("encoder"))
         if info["curve"]:
             best = info["curve"][info["best_epoch"] - 1]
             info["diagnostics"] = {k: v for k, v in best.items() if k not in _TIMES}
+        history, info["checkpoints"] = getattr(encoder, "history_", None), []
+        for number, step in enumerate(sorted(history.snapshots) if history else (), start=1):
+            then = encoder.at_step(step)
+            self.keep_vectors(then, f"embeddings.checkpoint-{number}")
+            info["checkpoints"].append({"step": step, **then.metrics(self.split)})
         return info
 
-    def keep_vectors(self, encoder) -> None:
+    def keep_vectors(self, encoder, name: str = "embeddings") -> None:
         """Store what the encoder learnt, for the quantizer."""
         import torch
 
         vectors = torch.from_numpy(np.ascontiguousarray(encoder.embed()))
-        path = self.folder / "embeddings.safetensors"
+        path = self.path(f"{name}.safetensors")
         save_tensors(path, {"vectors": vectors}, {"kind": "embeddings"})
+
+    def vectors(self) -> np.ndarray:
+        """The items' vectors that the quantizer reads, float32 `[N, D]`.
+
+        Raises InputError if the training ended before the snapshot that the variant asks for.
+        """
+        path, chosen = self.path(f"{self._vectors}.safetensors"), self.plan.checkpoint
+        if chosen is not None and not path.exists():
+            kept = len(self.stage("encoder", self.run_encoder)["checkpoints"])
+            raise InputError(f"{self.name} asks for snapshot {chosen}; the encoder has {kept}")
+        return load_tensors(path, "embeddings")[0]["vectors"].numpy()
+
+    def judge_vectors(self) -> dict:
+        return {"diagnostics": judge_vectors(self.vectors(), self.split, self.communities())}
+
+    def communities(self) -> np.ndarray:
+        """Louvain communities of the train part, `[N]`, found once for each dataset and folder."""
+        from semid_lib.diagnostics import co_occurrence, louvain
+
+        alone = self.encoder_folder == self.folder
+        folder = self.folder if alone else runs_folder()
+        path = folder / f"communities-{slug(self.plan.dataset)}-{self.data.sha256[:10]}.json"
+        if not path.exists():
+            write_json(path, louvain(co_occurrence(self.split)).tolist())
+        return np.array(json.loads(path.read_text(encoding="utf-8")))
 
     def run_quantizer(self) -> dict:
         from semid_lib.codes import SemanticIds
+        from semid_lib.diagnostics import reconstruction_error
 
-        tensors, _ = load_tensors(self.folder / "embeddings.safetensors", "embeddings")
-        quantizer = self.estimators["quantizer"]
-        codes = quantizer.fit_transform(tensors["vectors"].numpy())
+        quantizer, vectors = self.estimators["quantizer"], self.vectors()
+        began = time.perf_counter()
+        codes = quantizer.fit_transform(vectors)
+        seconds = time.perf_counter() - began
         sids = SemanticIds(codes, [int(size) for size in quantizer.level_sizes_])
         sids.to_json(self.folder / "codes.json")
-        return {**_describe(quantizer), "diagnostics": _judge(sids)}
+        learnt = ("alignment", "coherence")
+        found = {k: getattr(quantizer, f"{k}_") for k in learnt if hasattr(quantizer, f"{k}_")}
+        again = quantizer.inverse_transform(codes)
+        found["reconstruction_error"] = reconstruction_error(vectors, again)
+        return {**_describe(quantizer), "seconds": seconds, "diagnostics": plain(found)}
+
+    def judge_codes(self) -> dict:
+        return {"diagnostics": judge_codes(self.semantic_ids(), self.vectors(), self.split)}
 
     def semantic_ids(self):
         """The run's SemanticIds, or None for a system without codes."""
@@ -245,20 +343,14 @@ class Work:
     # -------------------------------------------------------------- the record
 
     def _assemble(self, stages: Mapping, parts: Mapping) -> dict:
-        everything = {**stages, **parts}
-        diagnostics = {role: s["diagnostics"] for role, s in stages.items() if "diagnostics" in s}
-        for key in ("users", "cold_targets", "buckets"):
-            diagnostics[key] = {part: info[key] for part, info in parts.items()}
-        diagnostics["mrr_cut"] = parts["test"]["cut"]
+        everything, whole = {**stages, **parts}, self.until is None
         kept = ("seconds", "samples_per_second", "parameters", "epochs", "best_epoch", "stopped",
                 "device", "commit")  # fmt: skip
         curves = {role: s.get("curve", []) for role, s in stages.items()}
-        return {
+        record = {
             "system": self.plan.system, "variant": self.plan.variant, "dataset": self.plan.dataset,
             "dataset_sha256": self.data.sha256, "profile": self.plan.profile, "seed": self.seed,
-            "metrics": {k: v for info in parts.values() for k, v in info["metrics"].items()},
-            "intervals": {k: v for info in parts.values() for k, v in info["intervals"].items()},
-            "diagnostics": diagnostics,
+            "diagnostics": self._diagnostics(stages, parts),
             "cost": {
                 "seconds": sum(s["seconds"] for s in everything.values()),
                 "stages": {
@@ -269,9 +361,63 @@ class Work:
                 "peak_device_memory": max(s["peak_device_memory"] for s in everything.values()),
             },
             "config": self.config, "cut": list(self.plan.cut),
-            **{key: stages["recommender"][key] for key in ("device", "versions", "commit")},
+            **{k: list(stages.values())[-1][k] for k in ("device", "versions", "commit")},
             "curve": {role: curve for role, curve in curves.items() if curve},
         }  # fmt: skip
+        if not whole:
+            return {**record, "until": self.until}
+        for key in ("metrics", "intervals"):
+            record[key] = {k: v for info in parts.values() for k, v in info[key].items()}
+        return record
+
+    def _diagnostics(self, stages: Mapping, parts: Mapping) -> dict:
+        found = {}
+        if "encoder" in stages:
+            chosen = self.plan.checkpoint
+            learnt = stages["encoder"].get("diagnostics", {})
+            if chosen is not None:
+                learnt = stages["encoder"]["checkpoints"][chosen - 1]
+            found["encoder"] = {**learnt, **stages["embeddings"]["diagnostics"]}
+        if "quantizer" in stages:
+            judged = stages["diagnostics"]["diagnostics"]
+            found["quantizer"] = {**judged, **stages["quantizer"]["diagnostics"]}
+        if parts:
+            for key in ("users", "cold_targets", "buckets"):
+                found[key] = {part: info[key] for part, info in parts.items()}
+            found["mrr_cut"] = parts["test"]["cut"]
+        return found
+
+
+def _resolve_device(device: str, profile: str) -> str:
+    """The device of a run: in the paper profile the GPU, if there is one."""
+    from semid_lib.runtime import resolve_device
+
+    if device == "auto" and profile == "paper" and not os.environ.get("SEMID_DEVICE"):
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return resolve_device(device)
+
+
+def _with_precision(plan, precision: str, device: str) -> tuple:
+    """`(plan, precision)`: the one asked for, else the plan's own, else the device's."""
+    from semid_lib.runtime import resolve_precision
+
+    own = {s.settings["precision"] for s in plan.stages if "precision" in s.settings}
+    if precision == "auto" and len(own) == 1:
+        return plan, resolve_precision(*own, device)
+    precision = resolve_precision(precision, device)
+    stages = [
+        replace(s, settings={**s.settings, "precision": precision})
+        if "precision" in s.settings
+        else s
+        for s in plan.stages
+    ]
+    return replace(plan, stages=tuple(stages)), precision
+
+
+def _digest(identity: dict) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _describe(estimator) -> dict:
@@ -297,18 +443,6 @@ def networks(estimator) -> list:
 def count_parameters(estimator) -> int:
     """Count the learnt numbers of every network that an estimator holds."""
     return sum(p.numel() for network in networks(estimator) for p in network.parameters())
-
-
-def _judge(sids) -> dict:
-    from semid_lib.diagnostics import code_usage, collision_rate, gini, prefix_entropy
-
-    return {
-        "level_sizes": list(sids.level_sizes),
-        "collision_rate": collision_rate(sids),
-        "gini": gini(sids),
-        "prefix_entropy": prefix_entropy(sids).tolist(),
-        "code_usage": code_usage(sids).tolist(),
-    }
 
 
 # ------------------------------------------------------------------ surroundings

@@ -25,11 +25,17 @@ PAPERS = {"resid": "ReSID", "acerec": "ACERec", "r3vae": "R³-VAE"}
 CUTOFFS = (5, 10, 20)
 METRICS = tuple(f"{m}@{k}" for m in ("recall", "ndcg") for k in CUTOFFS) + ("mrr",)
 NOT_RUN = "not run"
+CODES = "codes"  # sub-folder of the records of runs that ended with their codes
 #: What every record holds, nested keys joined by dots.
 RECORD_KEYS = (
     "system", "variant", "dataset", "dataset_sha256", "profile", "seed", "intervals", "diagnostics",
     "cost.seconds", "cost.stages", "config", "cut", "device", "versions", "commit", "curve",
     *(f"metrics.{p}.{m}" for p in ("validation", "test", "test_unseen") for m in METRICS),
+)  # fmt: skip
+#: What the record of a run until the quantizer holds.
+CODE_KEYS = (
+    "until", "diagnostics.encoder", "diagnostics.quantizer.terms",
+    *(key for key in RECORD_KEYS if not key.startswith(("metrics.", "intervals"))),
 )  # fmt: skip
 _HERE = Path(__file__).parent
 _CHECKOUT = _HERE.parent
@@ -69,10 +75,13 @@ def records_folder() -> Path:
 
 
 def check_record(record: Mapping, where: str = "record") -> None:
-    """Raise RecordError if a key of `RECORD_KEYS` is missing or a metric is no number in 0..1."""
+    """Raise RecordError if a key is missing or a metric is no number in 0..1.
+
+    The keys are `RECORD_KEYS`, or `CODE_KEYS` for a record that says how far it went ("until").
+    """
     if not isinstance(record, Mapping):
         raise RecordError(f"{where} holds a {type(record).__name__}, not a JSON object")
-    for key in RECORD_KEYS:
+    for key in CODE_KEYS if "until" in record else RECORD_KEYS:
         value = record
         for step in key.split("."):
             if not isinstance(value, Mapping) or step not in value:
@@ -85,13 +94,15 @@ def check_record(record: Mapping, where: str = "record") -> None:
 def write_record(record: Mapping, folder: str | Path | None = None, *, force: bool = False) -> Path:
     """Write a record atomically under its own name (again: nothing happens).
 
-    Another record of that name may stand in a table already, so only `force` replaces it.
+    One of codes alone goes to the sub-folder `codes`. Another record of that name may stand in a
+    table already, so only `force` replaces it.
 
     Raises:
         RecordError: incomplete, or a different record of this name exists and `force` is off.
     """
     check_record(record, where=record_name(record) if "seed" in record else "record")
-    path = Path(folder or records_folder()) / f"{record_name(record)}.json"
+    folder = Path(folder or records_folder()) / (CODES if "until" in record else "")
+    path = folder / f"{record_name(record)}.json"
     if path.exists() and not force:
         if json.loads(json.dumps(record)) == load_record(path):
             return path
@@ -134,6 +145,45 @@ def load_records(folder: str | Path | None = None, **wanted) -> list[dict]:
         allowed = value if isinstance(value, list | tuple) else [value]
         records = [r for r in records if r[key] in allowed]
     return records
+
+
+def code_records(
+    system: str | list | None = None, dataset: str | list | None = None, folder=None
+) -> pd.DataFrame:
+    """Collect the diagnostics of all recorded codes, of whole runs and of codes alone.
+
+    Args:
+        system, dataset: keep these (a name, or a list of names). folder: see `load_records`.
+
+    Returns:
+        One row a run: `system`, `variant`, `dataset`, `profile`, `seed`, `kind` ("run" or
+        "codes"), `cut` (list), `encoder.*` and `quantizer.*` (the record's diagnostics, nested
+        keys joined by dots, such as `encoder.purity.category` or
+        `quantizer.terms.variance.H(z|c_l)`; one value a level is a list), and the stages' seconds
+        as `encoder.seconds` and `quantizer.seconds`. Empty, with the first six columns, if
+        nothing is recorded.
+
+    Raises:
+        RecordError: a file is corrupt or incomplete.
+    """
+    folder = Path(folder or records_folder())
+    wanted = {"system": system, "dataset": dataset}
+    wanted = {key: value for key, value in wanted.items() if value is not None}
+    runs = [
+        r for r in load_records(folder, **wanted)
+        if "terms" in r["diagnostics"].get("quantizer", {})
+    ]  # fmt: skip
+    whole = {record_name(r) for r in runs}
+    codes = [r for r in load_records(folder / CODES, **wanted) if record_name(r) not in whole]
+    keys, rows = ["system", "variant", "dataset", "profile", "seed"], []
+    for record in runs + codes:
+        row = {key: record[key] for key in keys}
+        row |= {"kind": CODES if "until" in record else "run", "cut": record["cut"]}
+        found = {k: dict(record["diagnostics"][k]) for k in ("encoder", "quantizer")}
+        for stage, values in found.items():
+            values["seconds"] = record["cost"]["stages"][stage]["seconds"]
+        rows.append({**row, **pd.json_normalize(found).iloc[0].to_dict()})
+    return pd.DataFrame(rows, columns=None if rows else [*keys, "kind"])
 
 
 # ------------------------------------------------------------------ printed tables
@@ -397,7 +447,7 @@ def status(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
         cell), "partly", "not yet" or "not possible".
     """
     records = load_records(profile="paper") if records is None else list(records)
-    have = {(r["system"], r["dataset"]) for r in records}
+    have = {(r["system"], r["dataset"]) for r in records if r["variant"] == "default"}
     written = (_CHECKOUT / "notebooks").glob("[0-9][0-9]_*.py")
     chapters = {path.name[:2]: path.stem for path in written}
     rows = []

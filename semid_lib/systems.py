@@ -2,7 +2,7 @@
 
 Only this file knows the papers' names for combinations. A system has a paper preset (the printed
 settings, and the recommended reading where the paper is silent) and a quick preset, which only says
-where it differs; variants are overrides of both.
+where it differs; a variant overrules both.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class System:
         stages: role -> "module:Class", in the order in which they run.
         paper, quick: settings of each stage; `quick` only where it differs from `paper`.
         variants: name -> settings that replace those of the preset. "default" replaces nothing.
+            Beside the stages' roles, "embed" may hold `checkpoint`: which of the encoder's
+            snapshots, 1 the first, gives the vectors.
         seeded: whether the seed changes anything (not for counting methods).
         cut: what every run of it leaves out of its paper.
     """
@@ -69,7 +71,8 @@ class Stage:
 class Plan:
     """All that decides what a run computes, but for seed, device and precision.
 
-    `stages` stand in the order in which they run; `cut` says what differs from the paper.
+    `stages` stand in the order in which they run; `cut` says what differs from the paper;
+    `checkpoint` is the encoder's snapshot to embed, None for the weights that validation chose.
     """
 
     system: str
@@ -78,6 +81,7 @@ class Plan:
     profile: str
     stages: tuple[Stage, ...]
     cut: tuple[str, ...]
+    checkpoint: int | None = None
 
 
 # ------------------------------------------------------------------ the presets
@@ -92,8 +96,12 @@ _FAMAE = {
     "scale": None, "item_loss": "auto", "num_negatives": 128, "masking": "last",
     "normalize": "none",
 }  # fmt: skip
-#: Tree codes are computed on the CPU, where they are exact and the same on every machine.
-_GAOQ = {"max_iter": 20, "anchors": "orthonormal", "device": "cpu"}
+#: Trees are grown on the CPU, where they are exact and the same on every machine. With one seed
+#: the two grow the same tree and differ in its numbering alone.
+_TREE = {
+    "GAOQ": {"max_iter": 20, "anchors": "orthonormal", "device": "cpu"},
+    "HierarchicalKMeans": {"max_iter": 20, "device": "cpu"},
+}
 #: ReSID, Appendix E. It states no warm-up, clipping or early stopping for the generator, only that
 #: it learns for tens of times as long as the others; hence the long patience.
 _T5 = {
@@ -107,17 +115,90 @@ _SASREC = {
     **_COMMON, "batch_size": 256, "max_history": 32, "loss": "full", "similarity": "dot",
     "num_negatives": 128, "targets": "all", "long_histories": "windows", "score_with": "fused",
 }  # fmt: skip
-_SASREC_QUICK = {"dim": 64, "ffn_dim": 256, "batch_size": 64, "epochs": 20, "patience": 3}
+#: One sample for each target, so here the batch of 2,048 is the printed one.
+_BERT4REC = {
+    **_COMMON, "batch_size": 2048, "max_history": 32, "loss": "full", "similarity": "dot",
+    "num_negatives": 128, "mask_ratio": 0.2, "ft_ratio": 0.5, "samples": "sliding",
+    "score_with": "fused",
+}  # fmt: skip
+_SAMPLED = {"loss": "sampled", "similarity": "cosine"}
+_BY_SEQUENCE = "batches of whole sequences, each position a target, for batches of windows"
+
+#: The quick sizes: those of chapter 01, seconds to a minute on one thread for MovieLens-100K.
+_FAMAE_QUICK = {
+    "dim": 64, "ffn_dim": 256, "max_length": 9, "learning_rate": 3e-3, "batch_size": 256,
+    "epochs": 3, "samples_per_epoch": 18_000, "precision": "float64",
+}  # fmt: skip
+_T5_QUICK = {
+    "dim": 32, "num_layers": 1, "num_heads": 2, "head_dim": 16, "ffn_dim": 128, "dropout": 0.0,
+    "learning_rate": 3e-3, "warmup": 0.1, "batch_size": 64, "epochs": 8,
+    "samples_per_epoch": 18_000, "validate_users": None, "max_history": 12, "num_beams": 40,
+    "precision": "float64",
+}  # fmt: skip
+_SASREC_QUICK = {
+    "dim": 32, "num_heads": 2, "ffn_dim": 128, "learning_rate": 2e-3, "batch_size": 32,
+    "epochs": 5, "precision": "float64",
+}  # fmt: skip
+_BERT4REC_QUICK = {
+    "dim": 32, "num_heads": 2, "ffn_dim": 128, "learning_rate": 2e-3, "batch_size": 64,
+    "epochs": 3, "samples_per_epoch": 18_000, "max_history": 16, "precision": "float64",
+}  # fmt: skip
+
+#: ReSID, Fig. 4: five sizes in steps of 4, the printed T5 (1.84 million numbers besides the
+#: embeddings) in the middle. SASRec, four layers deep, is as large at 1.53 times the width.
+_T5_SIZES = {
+    f"size-{k + 1}": {"recommender": {"dim": d, "num_heads": d // 32, "ffn_dim": 4 * d}}
+    for k, d in enumerate((32, 64, 128, 256, 512))
+}
+_SASREC_SIZES = {
+    f"size-{k + 1}": {
+        "recommender": {"dim": d, "num_layers": 4, "num_heads": heads, "ffn_dim": 4 * d}
+    }
+    for k, (d, heads) in enumerate(((48, 1), (96, 2), (196, 4), (392, 8), (784, 16)))
+}
+#: ReSID, Fig. 3: FAMAE early, later, and as validation chose it, all of one training. Its patience
+#: outlasts the last snapshot: Metric 1 rests for some epochs at first, and 3 would stop it there.
+_CHECKPOINT_EPOCHS = (0.25, 1, 3, 8, 16)
+_OBSERVED = {"encoder": {"snapshot_epochs": _CHECKPOINT_EPOCHS, "patience": 20}}
+_CHECKPOINTS = {
+    f"checkpoint-{k}": {**_OBSERVED, "embed": {"checkpoint": k}}
+    for k in range(1, len(_CHECKPOINT_EPOCHS) + 1)
+} | {f"checkpoint-{len(_CHECKPOINT_EPOCHS) + 1}": _OBSERVED}
+#: ReSID, Table 8: six of its 32 cells. On Beauty, b1 b2 from N/32 to N/3, around the rule's N/20
+#: to N/10, and twice 1,280 = N/9.5 in other proportions; (32, 40) is Beauty's default.
+_BRANCHINGS = {
+    f"branching-{b1}x{b2}": {"quantizer": {"branching": (b1, b2, "auto")}}
+    for b1, b2 in ((16, 24), (24, 32), (16, 80), (32, 40), (32, 80), (48, 80))
+}
+#: Variants that trace a curve, and stand in no table of systems.
+SWEEPS = ("checkpoint-", "size-", "branching-")
 
 
-def _sasrec(title: str, **settings) -> System:
+def _sequential(title: str, name: str, paper: Settings, quick: Settings, cut=(), **variants):
+    """A recommender that reads item after item and needs no codes."""
     return System(
         title=title,
-        stages={"recommender": "semid_lib.recommenders:SASRec"},
-        paper={"recommender": {**_SASREC, **settings}},
-        quick={"recommender": _SASREC_QUICK},
-        variants={"sampled": {"recommender": {"loss": "sampled", "similarity": "cosine"}}},
-        cut=("batches of whole sequences, each position a target, for batches of windows",),
+        stages={"recommender": f"semid_lib.recommenders:{name}"},
+        paper={"recommender": paper},
+        quick={"recommender": quick},
+        variants={"sampled": {"recommender": _SAMPLED}, **variants},
+        cut=cut,
+    )
+
+
+def _generative(title: str, encoder: str, settings, quick, quantizer: str, cut=(), **variants):
+    """A recommender that generates tree codes of an encoder's vectors."""
+    return System(
+        title=title,
+        stages={
+            "encoder": encoder,
+            "quantizer": f"semid_lib.quantizers:{quantizer}",
+            "recommender": "semid_lib.recommenders:T5Recommender",
+        },
+        paper={"encoder": settings, "quantizer": _TREE[quantizer], "recommender": _T5},
+        quick={"encoder": quick, "recommender": _T5_QUICK},
+        variants=variants,
+        cut=cut,
     )
 
 
@@ -126,36 +207,42 @@ def _floor(title: str, name: str, **settings) -> System:
     return System(title, stages, paper={"recommender": settings}, seeded=False)
 
 
+_FAMAE_PLACE = "semid_lib.encoders:FAMAE"
+_ID = {"encoder": {"field_names": ()}}
 SYSTEMS: dict[str, System] = {
-    "resid": System(
-        title="ReSID",
-        stages={
-            "encoder": "semid_lib.encoders:FAMAE",
-            "quantizer": "semid_lib.quantizers:GAOQ",
-            "recommender": "semid_lib.recommenders:T5Recommender",
-        },
-        paper={"encoder": _FAMAE, "quantizer": _GAOQ, "recommender": _T5},
-        quick={
-            "encoder": {
-                "dim": 64, "ffn_dim": 256, "max_length": 9, "learning_rate": 3e-3,
-                "batch_size": 256, "epochs": 2, "samples_per_epoch": 12_000,
-            },
-            "recommender": {
-                "dim": 64, "num_layers": 2, "head_dim": 16, "ffn_dim": 256, "max_history": 6,
-                "learning_rate": 3e-3, "warmup": 0.1, "batch_size": 128, "epochs": 3,
-                "samples_per_epoch": 12_000, "validate_users": 256,
-            },
-        },
+    "resid": _generative(
+        "ReSID", _FAMAE_PLACE, _FAMAE, _FAMAE_QUICK, "GAOQ", **_CHECKPOINTS, **_T5_SIZES,
+        **_BRANCHINGS,
     ),
-    "sasrec": _sasrec("SASRec", field_names=()),
-    "sasrec*": _sasrec("SASRec*", field_names=None),
+    "e2": _generative(
+        "E2", "semid_lib.recommenders:SASRec", {**_SASREC, "field_names": None},
+        {**_SASREC_QUICK, "dim": 64, "ffn_dim": 256}, "GAOQ", (f"encoder: {_BY_SEQUENCE}",), id=_ID,
+    ),
+    "e3": _generative(
+        "E3", "semid_lib.recommenders:BERT4Rec", {**_BERT4REC, "field_names": None},
+        {**_BERT4REC_QUICK, "dim": 64, "ffn_dim": 256}, "GAOQ", id=_ID,
+    ),
+    "q2": _generative("Q2", _FAMAE_PLACE, _FAMAE, _FAMAE_QUICK, "HierarchicalKMeans"),
+    "sasrec": _sequential(
+        "SASRec", "SASRec", {**_SASREC, "field_names": ()}, _SASREC_QUICK, (_BY_SEQUENCE,),
+        **_SASREC_SIZES,
+    ),
+    "sasrec*": _sequential(
+        "SASRec*", "SASRec", {**_SASREC, "field_names": None}, _SASREC_QUICK, (_BY_SEQUENCE,)
+    ),
+    "bert4rec": _sequential(
+        "BERT4Rec", "BERT4Rec", {**_BERT4REC, "field_names": ()}, _BERT4REC_QUICK
+    ),
+    "bert4rec*": _sequential(
+        "BERT4Rec*", "BERT4Rec", {**_BERT4REC, "field_names": None}, _BERT4REC_QUICK
+    ),
     "popularity": _floor("Popularity", "Popularity"),
     "markov": _floor("Markov chain", "MarkovChain"),
     "itemknn": _floor("Item-kNN", "ItemKNN", neighbours=None, shrinkage=0.0),
 }  # fmt: skip
 FLOORS = tuple(name for name, system in SYSTEMS.items() if not system.seeded)
 
-#: GAOQ's branching: b1 * b2 about n/10 to n/20 (ReSID, Appendix G), the last level from the data.
+#: The trees' branching: b1 * b2 about n/10 to n/20 (ReSID, Appendix G), the last level is counted.
 BRANCHING = {
     "beauty": (32, 40), "sports": (32, 40), "toys": (32, 40), "clothing": (40, 40),
     "lastfm": (16, 16), "ml-1m": (16, 16), "ml-100k": (16, 12),
@@ -165,7 +252,7 @@ _AMAZON_2014 = ("beauty", "sports", "toys", "clothing", "instruments", "office",
 
 
 def branching(dataset: str, num_items: int) -> tuple:
-    """Choose GAOQ's branching: the table's, else b1 : b2 about 4 : 5 with b1 * b2 about n/14."""
+    """Choose a tree's branching: the table's, else b1 : b2 about 4 : 5 with b1 * b2 about n/14."""
     if dataset in BRANCHING:
         return *BRANCHING[dataset], "auto"
     prefixes = max(num_items / 14, 1)
@@ -215,13 +302,14 @@ def plan(
     for role in overrides.keys() - system.stages.keys():
         known = ", ".join(system.stages)
         raise InputError(f"{name} has no stage {role!r} to change; it has {known}")
-    stages, changed = [], []
+    stages, changed, chosen = [], [], system.variants.get(variant, {})
     for role, place in system.stages.items():
-        printed = {**system.paper[role], **system.variants.get(variant, {}).get(role, {})}
-        if place.endswith(":GAOQ") and "branching" not in printed:
+        varied = chosen.get(role, {})
+        printed = {**system.paper[role], **varied}
+        if role == "quantizer" and "branching" not in printed:
             printed["branching"] = branching(data.name, data.num_items)
         smaller = system.quick.get(role, {}) if profile == "quick" else {}
-        settings = {**printed, **smaller, **overrides.get(role, {})}
+        settings = {**printed, **smaller, **varied, **overrides.get(role, {})}
         for key, value in settings.items():
             if key not in printed or printed[key] != value:
                 paper = f" (paper {printed[key]})" if key in printed else ""
@@ -231,7 +319,8 @@ def plan(
     cut = [*system.cut, *_data_cuts(system, data, reads_fields)]
     if changed:
         cut.append("settings: " + ", ".join(changed))
-    return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut))
+    checkpoint = chosen.get("embed", {}).get("checkpoint")
+    return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut), checkpoint)
 
 
 def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:

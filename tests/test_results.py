@@ -138,6 +138,69 @@ def test_the_committed_records_are_whole():
         assert record["metrics"]["test"]["recall@5"] <= record["metrics"]["test"]["recall@20"]
 
 
+# ---------------------------------------------------------------- codes alone
+
+
+def with_codes(record, alone=False, purity=0.5):
+    """The record of a run that made codes, or of one that stopped there."""
+    record = {**record, "cost": {"seconds": 9.0, "stages": {
+        "encoder": {"seconds": 6.0}, "quantizer": {"seconds": 3.0}}}}  # fmt: skip
+    terms = {"variance": {"H(z)": 1.0, "H(z|c_l)": [0.9, 0.8]}}
+    record["diagnostics"] = {
+        "encoder": {"purity": {"category": purity}}, "quantizer": {"gini": 0.0, "terms": terms},
+    }  # fmt: skip
+    if alone:
+        record = {**record, "until": "quantizer"}
+        del record["metrics"], record["intervals"]
+    return record
+
+
+def test_codes_alone_lie_apart_and_are_no_records_of_runs(tmp_path):
+    path = results.write_record(with_codes(make_record("q2"), alone=True), tmp_path)
+    assert path == tmp_path / "codes" / "q2--default--beauty--paper--s0.json"
+    assert results.load_records(tmp_path) == []
+    assert results.load_record(path)["until"] == "quantizer"
+
+
+def test_code_records_collects_both_kinds_and_a_whole_run_wins(tmp_path):
+    both = make_record("resid")
+    results.write_record(with_codes(both, alone=True, purity=0.1), tmp_path)
+    results.write_record(with_codes(both, purity=0.2), tmp_path)
+    results.write_record(with_codes(make_record("q2", "toys"), alone=True), tmp_path)
+    results.write_record(make_record("sasrec"), tmp_path)  # has no codes
+    frame = results.code_records(folder=tmp_path).set_index("system")
+    assert frame["kind"].to_dict() == {"resid": "run", "q2": "codes"}
+    assert frame.loc["resid", "encoder.purity.category"] == 0.2
+    assert frame.loc["q2", "quantizer.terms.variance.H(z|c_l)"] == [0.9, 0.8]
+    assert frame.loc["q2", ["encoder.seconds", "quantizer.seconds"]].tolist() == [6.0, 3.0]
+    for wanted in ({"system": "q2"}, {"dataset": ["toys"]}):
+        assert results.code_records(folder=tmp_path, **wanted)["system"].tolist() == ["q2"]
+
+
+def test_no_code_records_is_an_empty_frame_with_its_keys(tmp_path):
+    frame = results.code_records(folder=tmp_path)
+    assert frame.empty and {"system", "variant", "dataset", "kind"} <= set(frame.columns)
+
+
+@pytest.mark.parametrize("key", ["diagnostics.quantizer.terms", "cost.stages", "diagnostics"])
+def test_incomplete_codes_are_refused(tmp_path, key):
+    record = with_codes(make_record(), alone=True)
+    *way, last = key.split(".")
+    inner = record
+    for step in way:
+        inner = inner[step]
+    del inner[last]
+    with pytest.raises(RecordError, match="lacks 'diagnostics|lacks 'cost.stages'"):
+        results.write_record(record, tmp_path)
+
+
+def test_a_run_without_metrics_is_not_taken_for_codes(tmp_path):
+    record = with_codes(make_record(), alone=True)
+    del record["until"]
+    with pytest.raises(RecordError, match="lacks 'intervals'"):
+        results.write_record(record, tmp_path)
+
+
 # ---------------------------------------------------------------- printed tables
 
 
@@ -185,8 +248,14 @@ def test_long_form_names_our_systems_and_data():
 def test_resids_sets_are_not_taken_for_ours():
     cells = results.printed_cells("resid", 4)
     assert cells["dataset"].isna().all() and set(cells["system"].dropna()) == {
-        "resid", "sasrec", "sasrec*",
+        "resid", "sasrec", "sasrec*", "bert4rec", "bert4rec*",
     }  # fmt: skip
+
+
+def test_ablations_are_found_under_their_printed_names():
+    cells = results.printed_cells("resid", 5)
+    assert set(cells["system"].dropna()) == {"resid", "e2", "e3", "q2"}
+    assert set(cells.loc[cells["system"].isna(), "model"]) == {"E1", "Q1"}
 
 
 def test_wide_tables_become_long_and_others_empty():
@@ -300,3 +369,5 @@ def test_status_follows_the_records():
     assert after.loc[key, "ours"] == 4 and after.loc[key, "state"] == "partly"
     other = after.drop(index=key)
     pd.testing.assert_frame_equal(other, before.drop(index=key))
+    sweep = results.status([{**make_record(), "variant": "size-1"}])
+    pd.testing.assert_frame_equal(sweep, results.status([]))

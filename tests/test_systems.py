@@ -1,5 +1,6 @@
 """Named systems: presets that their classes accept, equal to what the papers print."""
 
+import ast
 import dataclasses
 import inspect
 
@@ -28,8 +29,7 @@ def test_every_preset_and_variant_can_be_built(name, profile):
     for variant in ("default", *system.variants):
         plan = systems.plan(name, dataset(), profile, variant)
         for stage in plan.stages:
-            estimator = stage.build(random_state=3, device="cpu", precision="float32")
-            given = estimator.get_params()
+            given = stage.build(random_state=3, device="cpu", precision="float32").get_params()
             assert all(given[key] == value for key, value in stage.settings.items())
             assert given.get("random_state", 3) == 3
 
@@ -56,9 +56,45 @@ def test_paper_presets_hold_the_printed_settings():
     assert quantizer["branching"] == (32, 40, "auto")
 
 
-def test_only_the_starred_sasrec_reads_fields():
-    assert systems.plan("sasrec", dataset()).stages[0].settings["field_names"] == ()
-    assert systems.plan("sasrec*", dataset()).stages[0].settings["field_names"] is None
+def test_only_starred_systems_read_fields():
+    for name in ("sasrec", "bert4rec"):
+        assert systems.plan(name, dataset()).stages[0].settings["field_names"] == ()
+        assert systems.plan(f"{name}*", dataset()).stages[0].settings["field_names"] is None
+
+
+def test_ablations_change_one_stage_of_resid():
+    """ReSID, Table 5: E2 and E3 replace the encoder, Q2 the quantizer, and nothing else."""
+    for profile in ("quick", "paper"):
+        whole = systems.plan("resid", dataset(), profile).stages
+        for name, changed in (("e2", "encoder"), ("e3", "encoder"), ("q2", "quantizer")):
+            for ours, theirs in zip(systems.plan(name, dataset(), profile).stages, whole):
+                assert (ours == theirs) == (ours.role != changed), (name, ours.role)
+    tree = systems.plan("q2", dataset(), "paper").stages[1].settings
+    assert tree.items() <= whole[1].settings.items()  # so one seed grows the same tree
+    encoders = [systems.plan(n, dataset(), "paper", "id").stages[0] for n in ("e2", "e3")]
+    assert [e.settings["field_names"] for e in encoders] == [(), ()]
+
+
+def test_the_quick_system_is_that_of_chapter_01(root):
+    """The calls in the chapter's source build the estimators that the quick presets build."""
+    from semid_lib import encoders, quantizers, recommenders
+
+    tree = ast.parse((root / "notebooks" / "01_pipeline.py").read_text(encoding="utf-8"))
+    calls = {
+        node.func.id: {k.arg: ast.literal_eval(k.value) for k in node.keywords}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in
+        ("FAMAE", "GAOQ", "T5Recommender", "SASRec")
+    }  # fmt: skip
+    films = dataset("ml-100k", 1682)
+    stages = [s for n in ("resid", "sasrec") for s in systems.plan(n, films, "quick").stages]
+    assert len(calls) == len(stages) == 4
+    for stage in stages:
+        name = stage.place.split(":")[1]
+        kinds = (vars(m).get(name) or getattr(m, name, None) for m in
+                 (encoders, quantizers, recommenders))  # fmt: skip
+        chapter = next(filter(None, kinds))(**calls[name])
+        assert stage.build(random_state=0).get_params() == chapter.get_params(), name
 
 
 @pytest.mark.parametrize("name, size", [
@@ -78,6 +114,65 @@ def test_overrides_come_last_and_are_named_as_cuts():
     plan = systems.plan("sasrec", dataset(), "paper", overrides={"recommender": {"epochs": 5}})
     assert plan.stages[0].settings["epochs"] == 5
     assert any("recommender epochs 5 (paper 500)" in text for text in plan.cut)
+
+
+def test_a_variant_overrules_the_quick_size():
+    settings = systems.plan("resid", dataset(), "quick", "size-2").stages[-1].settings
+    assert (settings["dim"], settings["num_layers"]) == (64, 1)
+
+
+def test_five_sizes_are_matched_across_systems_and_spread_by_four():
+    """ReSID, Fig. 4: numbers besides the embeddings, counted on built networks."""
+    import torch
+
+    from semid_lib.layers import SequenceNetwork
+    from semid_lib.recommenders.t5_network import T5
+
+    counts = {"resid": [], "sasrec": []}
+    with torch.device("meta"):
+        for name, found in counts.items():
+            for k in range(1, 6):
+                stage = systems.plan(name, dataset(), "paper", f"size-{k}").stages[-1]
+                model = stage.build()
+                if name == "sasrec":
+                    net = SequenceNetwork(
+                        model, (50,), np.zeros((50, 1), int), model.max_history, causal=True
+                    )
+                    found.append(net.num_parameters(embeddings=False))
+                else:
+                    widths = ("dim", "num_layers", "num_heads", "head_dim", "ffn_dim", "dropout")
+                    net = T5((32, 40, 10), **{k: getattr(model, k) for k in widths})
+                    found.append(net.num_parameters())
+    for generator, sequential in zip(*counts.values()):
+        assert abs(sequential / generator - 1) < 0.03
+    for found in counts.values():
+        assert all(3.8 < b / a < 4.2 for a, b in zip(found, found[1:]))
+    assert counts["resid"][2] == pytest.approx(1.84e6, rel=0.005)  # the printed base model
+    sizes = systems.plan("resid", dataset(), "paper", "size-3").stages
+    assert sizes == systems.plan("resid", dataset(), "paper").stages
+
+
+def test_checkpoints_differ_only_in_what_is_embedded():
+    plans = [systems.plan("resid", dataset(), "paper", f"checkpoint-{k}") for k in range(1, 7)]
+    assert [p.checkpoint for p in plans] == [1, 2, 3, 4, 5, None]  # the last: as validation chose
+    assert all(p.stages == plans[0].stages for p in plans)
+    settings = plans[0].stages[0].settings
+    assert len(settings["snapshot_epochs"]) == 5
+    assert settings["patience"] >= max(settings["snapshot_epochs"])  # never stops before the last
+
+
+def test_branchings_are_printed_cells_that_beauty_can_hold():
+    from semid_lib.quantizers.kmeans import level_sizes
+    from semid_lib.results import paper_table
+
+    printed = set(map(tuple, paper_table("resid", 8)[["b1", "b2"]].to_numpy().tolist()))
+    names = [v for v in systems.SYSTEMS["resid"].variants if v.startswith("branching-")]
+    plans = [systems.plan("resid", dataset("beauty", 12_101), "paper", v) for v in names]
+    chosen = [p.stages[1].settings["branching"] for p in plans]
+    assert len(set(chosen)) == 6 and {b[:2] for b in chosen} <= printed
+    assert systems.plan("resid", dataset("beauty"), "paper").stages in [p.stages for p in plans]
+    for branching in chosen:
+        assert level_sizes(branching, 12_101)[2] >= 4
 
 
 def test_variant_settings_are_not_cuts():
@@ -113,7 +208,7 @@ def test_presets_cannot_be_changed_by_accident():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("tiger",), "unknown system 'tiger'; there are resid, sasrec"),
+        (("tiger",), "unknown system 'tiger'; there are resid, e2, e3"),
         (("sasrec", "slow"), "profile is 'slow'"),
         (("sasrec", "paper", "e1"), "no variant 'e1'; it has default, sampled"),
         (("sasrec", "paper", "default", {"quantizer": {}}), "no stage 'quantizer'"),

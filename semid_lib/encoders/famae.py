@@ -51,6 +51,7 @@ class FAMAE(Probes, BaseEstimator):
         normalize: `embed` as it is ("none"), each field's part, or the whole, to unit length.
         patience: epochs without gain in validation Metric 1 Recall@10 before training stops.
         snapshot_steps: optimiser steps after which the weights are kept, see `at_step`.
+        snapshot_epochs: the same in epochs, parts of one too, at least a step: 0.25, 1, 3.
         epochs, batch_size, learning_rate, weight_decay, samples_per_epoch, precision, device,
             random_state: see `training.train`.
 
@@ -73,7 +74,7 @@ class FAMAE(Probes, BaseEstimator):
         field_names=None, field_weights=None, scale=None, item_loss="auto", num_negatives=128,
         masking="last", mask_ratio=0.2, normalize="none", learning_rate=1e-3, weight_decay=1e-5,
         batch_size=2048, epochs=500, patience=3, samples_per_epoch=None, snapshot_steps=(),
-        device="auto", precision="float32", random_state=0,
+        snapshot_epochs=(), device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
         self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
         self.ffn_dim, self.dropout, self.max_length = ffn_dim, dropout, max_length
@@ -82,7 +83,8 @@ class FAMAE(Probes, BaseEstimator):
         self.masking, self.mask_ratio, self.normalize = masking, mask_ratio, normalize
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
-        self.samples_per_epoch, self.snapshot_steps = samples_per_epoch, snapshot_steps
+        self.samples_per_epoch = samples_per_epoch
+        self.snapshot_steps, self.snapshot_epochs = snapshot_steps, snapshot_epochs
         self.device, self.precision, self.random_state = device, precision, random_state
 
     def fit(self, split, *, checkpoint=None, deadline=None, progress=None) -> FAMAE:
@@ -101,14 +103,15 @@ class FAMAE(Probes, BaseEstimator):
         self._build(names, sizes, codes, device)
         samples = self._samples(split, "train")
         lengths = (samples[2] - samples[1]).cpu().numpy()
-        identity = {k: v for k, v in self.get_params().items() if k not in ("device", "normalize")}
+        elsewhere = ("device", "normalize", "snapshot_epochs")  # the last stands in the steps
+        identity = {k: v for k, v in self.get_params().items() if k not in elsewhere}
         self.history_ = train(
             self.network_, lambda rows: self._loss(samples, rows), len(lengths),
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
             weight_decay=self.weight_decay, samples_per_epoch=self.samples_per_epoch,
             lengths=lengths, monitor="metric1_recall@10", patience=self.patience,
             validate=(lambda: self.metrics(split)) if len(split.users) else None,
-            snapshot=self.network_.state_dict, snapshot_steps=tuple(self.snapshot_steps),
+            snapshot=self.network_.state_dict, snapshot_steps=self._snapshots(len(lengths)),
             precision=resolve_precision(self.precision, device), device=device,
             seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
             label="FAMAE", identity={**identity, "data": split.data.sha256},
@@ -124,6 +127,15 @@ class FAMAE(Probes, BaseEstimator):
         )
         if self.max_length < 2:
             raise InputError(f"max_length is {self.max_length}; history and target need at least 2")
+        wrong = [e for e in self.snapshot_epochs if not 0 < e <= self.epochs]
+        if wrong:
+            raise InputError(f"a snapshot after epoch {wrong[0]} lies outside 0..{self.epochs}")
+
+    def _snapshots(self, num_samples: int) -> tuple[int, ...]:
+        """The steps after which the weights are kept."""
+        per_epoch = -(-min(num_samples, self.samples_per_epoch or num_samples) // self.batch_size)
+        steps = (max(round(share * per_epoch), 1) for share in self.snapshot_epochs)
+        return tuple(sorted({*self.snapshot_steps, *steps}))
 
     def _build(self, names, sizes, codes, device):
         unknown = set(self.field_weights or ()) - set(names)
