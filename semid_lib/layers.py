@@ -38,17 +38,18 @@ class TransformerBlock(nn.Module):
         self.inner, self.outer = nn.Linear(dim, ffn_dim), nn.Linear(ffn_dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, causal: bool, read: Tensor | None = None):
+    def forward(self, x, mask: Tensor | None, causal: bool, read=None, keep=None):
         """Transform `x` `[B, T, D]`; with `read` `[B, 1, D]` only those rows of it as queries.
 
         `mask`: bool, broadcastable to `[B, 1, Q, T]`, True where a query may look; or None.
+        `keep`: bool `[B, T]`; if given, only these M rows are finished: `[M, D]`.
         """
         queries = x if read is None else read
         rate = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             *self._heads(queries, x), mask, rate, is_causal=causal
         )
-        return self._after(queries, mixed)
+        return self._after(queries, mixed, keep)
 
     def with_weights(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """`(output [B, T, D], attention weights [B, heads, T, T])`, without dropout."""
@@ -65,8 +66,11 @@ class TransformerBlock(nn.Module):
         parts = self.query(queries), *both.chunk(2, dim=-1)
         return [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts]
 
-    def _after(self, x, mixed):
-        x = self.norm1(x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
+    def _after(self, x, mixed, keep=None):
+        mixed = mixed.transpose(1, 2).flatten(2)
+        if keep is not None:
+            x, mixed = x[keep], mixed[keep]
+        x = self.norm1(x + self.dropout(self.out(mixed)))
         return self.norm2(x + self.dropout(self.outer(self.inner(x).relu_())))
 
 
@@ -98,11 +102,11 @@ class Transformer(nn.Module):
         Args:
             x: `[B, T, D]` float. valid: `[B, T]` bool, False on padding; None if nothing is
             padded, or if all padding stands right of what a causal model reads.
-            at: `[B]` int64 positions. If given, only these outputs are computed: the last
-            block then runs one query a row, which saves nearly a whole block.
+            at: `[B]` int64 positions, or `[B, T]` bool with M true. If given, only these outputs
+            are computed, which saves most of the last block.
 
         Returns:
-            `[B, T, D]`, or `[B, D]` with `at`. Outputs on padding are meaningless.
+            `[B, T, D]`; with `at` `[B, D]` or `[M, D]`. Outputs on padding are meaningless.
 
         Cost: O(B T D (T + D + ffn_dim)) per block.
         """
@@ -112,6 +116,8 @@ class Transformer(nn.Module):
             x = block(x, mask, self.causal and mask is None)
         if at is None:
             return x
+        if at.dtype == torch.bool:
+            return self.blocks[-1](x, mask, self.causal and mask is None, keep=at)
         if self.causal:
             seen = torch.arange(x.shape[1], device=x.device) <= at[:, None]
             mask = (seen if valid is None else seen & valid)[:, None, None, :]
@@ -231,7 +237,7 @@ class SequenceNetwork(nn.Module):
         return self.table(tokens) + position
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None, at: Tensor | None = None):
-        """Outputs `[B, T, D]`, or `[B, D]` at positions `at` `[B]`; see `Transformer`."""
+        """Outputs `[B, T, D]`, or only those `at` some positions; see `Transformer`."""
         return self.encoder(self.place(tokens), valid, at)
 
     def num_parameters(self, embeddings: bool = True) -> int:

@@ -16,6 +16,7 @@ from semid_lib.layers import (
     check_choices,
     chunked_cross_entropy,
     item_fields,
+    left_padded,
     sampled_cross_entropy,
     target_ranks,
 )
@@ -78,6 +79,18 @@ def test_reading_some_positions_equals_reading_all(causal):
     torch.testing.assert_close(model(x, valid, at), whole)
     if causal:
         torch.testing.assert_close(model(x, None, at), whole)
+    some = valid & (torch.arange(6) % 2 == 0)
+    torch.testing.assert_close(model(x, valid, some), model(x, valid)[some])
+    if causal:
+        torch.testing.assert_close(model(x, None, some), model(x)[some])
+
+
+def test_left_padded_sequences_end_together():
+    items, start, last = torch.arange(10, 20), torch.tensor([0, 3, 9]), torch.tensor([3, 4, 10])
+    rows, valid = left_padded(items, start, last)
+    assert valid.tolist() == [[True] * 4, [False, False, True, True], [False, False, True, True]]
+    assert rows[0].tolist() == [10, 11, 12, 13] and rows[1, 2:].tolist() == [13, 14]
+    assert rows[2, 2] == 19 and rows[2, 3] in items  # one past the end: any item, to be masked
 
 
 def test_attention_weights_equal_torch_multihead_attention():

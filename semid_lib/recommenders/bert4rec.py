@@ -93,7 +93,7 @@ class BERT4Rec(SequenceRecommender):
         items, valid = left_padded(items, start, end)
         chosen = self._choose(valid)
         tokens = self._tokens(items, chosen)
-        return self.network_.head(self.network_(tokens, valid)[chosen]), items[chosen]
+        return self.network_.head(self.network_(tokens, valid, chosen)), items[chosen]
 
     def _read(self, items, start, end):
         items, valid = left_padded(items, start, end)
