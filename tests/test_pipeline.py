@@ -289,7 +289,7 @@ def test_checkpoints_are_snapshots_of_one_training(tiny, trainings):
     found = {k: codes_of("resid", tiny, overrides, variant=f"checkpoint-{k}") for k in (1, 2, 6)}
     assert trainings == ["FAMAE"]
     split = pipeline.Work("resid", tiny).split
-    settings = {**TINY["encoder"], "precision": "float64", "learning_rate": 3e-3, "patience": 20}
+    settings = {**TINY["encoder"], "precision": "float64", "learning_rate": 3e-3}
     truth = FAMAE(**settings, snapshot_steps=(1, 4)).fit(split)  # 4 batches of 64 an epoch
     for number, step in ((1, 1), (2, 4)):
         record, _, vectors = found[number]

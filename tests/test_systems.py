@@ -156,9 +156,10 @@ def test_checkpoints_differ_only_in_what_is_embedded():
     plans = [systems.plan("resid", dataset(), "paper", f"checkpoint-{k}") for k in range(1, 7)]
     assert [p.checkpoint for p in plans] == [1, 2, 3, 4, 5, None]  # the last: as validation chose
     assert all(p.stages == plans[0].stages for p in plans)
-    settings = plans[0].stages[0].settings
-    assert len(settings["snapshot_epochs"]) == 5
-    assert settings["patience"] >= max(settings["snapshot_epochs"])  # never stops before the last
+    assert plans[-1] == dataclasses.replace(
+        systems.plan("resid", dataset(), "paper"), variant="checkpoint-6"
+    )
+    assert len(plans[0].stages[0].settings["snapshot_epochs"]) == 5
 
 
 def test_branchings_are_printed_cells_that_beauty_can_hold():
@@ -185,7 +186,7 @@ def test_quick_profile_names_everything_it_shrinks():
     system = systems.SYSTEMS["resid"]
     (text,) = [t for t in systems.plan("resid", dataset(), "quick").cut if t.startswith("settings")]
     for role, settings in system.quick.items():
-        for key in settings:
+        for key in settings.keys() - {"snapshot_epochs"}:  # which changes no result
             assert f"{role} {key} " in text
 
 

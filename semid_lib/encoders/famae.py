@@ -61,10 +61,11 @@ class FAMAE(Probes, BaseEstimator):
         history_: `training.History`; each epoch holds both metrics on the validation targets.
         field_names_: the J fields, "item" first.
 
-    Deviates: what the paper leaves open: alpha_k = 1; both metrics stop the training (on Beauty
-        Metric 1 alone falls from epoch 1 to 2 and recovers only at epoch 5); positions count from the target backwards;
-    a missing field has its own input row, is never a target, and K is drawn from those present;
-    tables start at N(0, 0.02); post-layer-norm with one on the input.
+    Deviates: what the paper leaves open: alpha_k = 1; both metrics decide when to stop (on Beauty
+        Metric 1 alone falls after epoch 1 until epoch 5, so patience 3 would keep epoch 1);
+        positions count from the target backwards; a missing field has its own input row, is never
+        a target, and K is drawn from those present; tables start at N(0, 0.02); post-layer-norm
+        with one on the input.
 
     Cost: O(B T D (J + layers (T + D + ffn_dim))) a step plus O(B D sum_k |V_k|) for the softmax.
 

@@ -27,7 +27,8 @@ class Probes:
                 by the sum over the item's fields of cos(h, E_k[f_i^k]) (missing ones left out).
 
         Returns:
-            "metric1_recall@10", "metric1_ndcg@10", "metric2_recall@10", "metric2_ndcg@10".
+            "metric1_recall@10", "metric1_ndcg@10", "metric2_recall@10", "metric2_ndcg@10", and
+            "both_metrics", the geometric mean of the two Recalls, by which `fit` chooses the epoch.
         """
         if metric1_mode not in ("item", "all_fields"):
             raise InputError(f"metric1_mode is {metric1_mode!r}, not 'item' or 'all_fields'")
@@ -43,6 +44,7 @@ class Probes:
             ranks = target_ranks(self._encode(samples, masked), scored, targets)
             found[f"{name}_recall@10"] = float(ranks.recall(10).mean())
             found[f"{name}_ndcg@10"] = float(ranks.ndcg(10).mean())
+        found["both_metrics"] = (found["metric1_recall@10"] * found["metric2_recall@10"]) ** 0.5
         return found
 
     @torch.no_grad()

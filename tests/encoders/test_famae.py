@@ -282,6 +282,8 @@ def test_metrics_equal_brute_force(exact, split, part, mode):
         expected[f"{name}_recall@10"] = np.mean([r <= 10 for r in ranks])
         gains = [1 / math.log2(r + 1) if r <= 10 else 0 for r in ranks]
         expected[f"{name}_ndcg@10"] = np.mean(gains)
+    recalls = expected["metric1_recall@10"], expected["metric2_recall@10"]
+    expected["both_metrics"] = math.sqrt(math.prod(recalls))
     measured = exact.metrics(split, part, metric1_mode=mode)
     assert measured.keys() == expected.keys()
     for name in expected:
