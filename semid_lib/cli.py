@@ -26,6 +26,7 @@ PAUSED = 3
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto")]
 Only = Annotated[str | None, typer.Option(help="part of a name, or a pattern with *")]
+Codes = Annotated[bool, typer.Option("--codes", help="runs that end with codes, no recommender")]
 
 
 @data_app.command("list")
@@ -153,7 +154,7 @@ def parse_settings(texts: list[str]) -> dict:
 
 
 @queue_app.command("list")
-def queue_list(only: Only = None):
+def queue_list(only: Only = None, codes: Codes = False):
     """Show every entry, most informative first, with its state and time."""
     import pandas as pd
 
@@ -161,7 +162,7 @@ def queue_list(only: Only = None):
     from semid_lib.results import table
 
     rows = []
-    for entry in queue.select(only):
+    for entry in queue.select(only, codes):
         minutes, source = queue.minutes(entry)
         rows.append((entry.name, queue.state(entry), 60 * minutes, source))
     frame = pd.DataFrame(rows, columns=["run", "state", "time", "time from"])
@@ -177,12 +178,13 @@ def queue_run(
     budget: Annotated[str | None, typer.Option(help="stop within, such as 9m or 2h")] = None,
     device: Device = "auto",
     only: Only = None,
+    codes: Codes = False,
 ):
     """Run the entries without a record; stops inside the budget and goes on next time."""
     from semid_lib import queue
 
     seconds = None if budget is None else queue.parse_duration(budget)
-    if not queue.run_queue(jobs, seconds, device, only):
+    if not queue.run_queue(jobs, seconds, device, only, codes=codes):
         raise typer.Exit(1)
 
 
@@ -196,7 +198,7 @@ def table_command(
 ):
     """Print a table of a paper beside the recorded numbers."""
     from semid_lib import results
-    from semid_lib.systems import FLOORS
+    from semid_lib.systems import FLOORS, SWEEPS
 
     match = re.fullmatch(r"([a-z0-9]+)\.(\d+)", which)
     if not match:
@@ -214,7 +216,7 @@ def table_command(
     recorded = [
         r
         for r in results.load_records(profile="paper", system=list(systems))
-        if r["dataset"] in data or not data
+        if (r["dataset"] in data or not data) and not r["variant"].startswith(SWEEPS)
     ]
     print(results.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name))
 

@@ -75,14 +75,23 @@ def run(system: str, dataset, **settings) -> dict:
         CheckpointError: `folder` holds another run's work.
     """
     work = Work(system, dataset, **settings)
-    with locked(work.folder / ".lock") as free:
+    lock = work.folder / ".lock"
+    with locked(lock) as free:
         if not free:
-            raise BusyError(f"{work.name} is being run by another process in {work.folder}")
+            raise BusyError(f"{work.name} is being run by another process in {work.folder}", lock)
         return work.record()
 
 
 class BusyError(SemidError):
-    """Another process is working on the same run, or on its encoder."""
+    """Another process is working on the same run, or on its encoder.
+
+    Attributes:
+        lock: the file that it holds locked until it ends.
+    """
+
+    def __init__(self, message: str, lock: Path):
+        super().__init__(message)
+        self.lock = lock
 
 
 @contextmanager
@@ -222,12 +231,13 @@ class Work:
         names = {"encoder": "encoder", "embeddings": self._vectors}
         if all(self.path(f"{name}.json").exists() for name in names.values()):
             return {stage: self.stage(name, todo[stage]) for stage, name in names.items()}
-        with locked(self.path("encoder.lock")) as free:
+        lock = self.path("encoder.lock")
+        with locked(lock) as free:
             if not free:
                 raise BusyError(
                     f"the encoder of {self.name} is being trained by another process in "
-                    f"{self.encoder_folder}; when it is done, the same call goes on"
-                )
+                    f"{self.encoder_folder}; when it is done, the same call goes on", lock,
+                )  # fmt: skip
             return {stage: self.stage(name, todo[stage]) for stage, name in names.items()}
 
     # -------------------------------------------------------------- the stages

@@ -15,16 +15,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from semid_lib.errors import InputError, RecordError, SemidError
 from semid_lib.pipeline import BusyError, locked, run, runs_folder
-from semid_lib.results import load_record, records_folder, run_name, write_record
-from semid_lib.systems import FLOORS
+from semid_lib.results import CODES, load_record, records_folder, run_name, write_record
+from semid_lib.storage import write_atomic
+from semid_lib.systems import FLOORS, SYSTEMS
 
-#: Exit codes of a worker besides 0 (done), 1 (bug) and 2 (error in words).
-PAUSED, BUSY = 3, 4
+#: Exit codes of a worker besides 0 (done), 1 (bug) and 2 (error in words). LATER: another process
+#: trains the encoder, or works in the same folder.
+PAUSED, BUSY, LATER = 3, 4, 5
 #: How a worker process is started.
 WORKER = (sys.executable, "-m", "semid_lib.queue")
 _MARGIN = 0.05  # share of the budget, at most 20 s, left for writing checkpoints
@@ -32,7 +34,11 @@ _MARGIN = 0.05  # share of the budget, at most 20 s, left for writing checkpoint
 
 @dataclass(frozen=True)
 class Entry:
-    """One run that should have a record; `minutes` is a rough guess for one data-centre GPU."""
+    """One run that should have a record.
+
+    `minutes` is a rough guess, for one data-centre GPU or, in the quick profile, one thread of a
+    CPU. With `codes` the run ends with its codes.
+    """
 
     system: str
     dataset: str
@@ -40,6 +46,7 @@ class Entry:
     variant: str = "default"
     minutes: float = 1.0
     profile: str = "paper"
+    codes: bool = False
 
     @property
     def name(self) -> str:
@@ -49,47 +56,113 @@ class Entry:
     @property
     def record_path(self) -> Path:
         """Where its record lies or will lie."""
-        return records_folder() / f"{self.name}.json"
+        return records_folder() / (CODES if self.codes else "") / f"{self.name}.json"
 
     @property
     def lock_path(self) -> Path:
         """The lock that a worker holds."""
         return runs_folder() / f"{self.name}.lock"
 
+    @property
+    def waits_path(self) -> Path:
+        """Where a worker that had to go says which lock it waits for."""
+        return runs_folder() / f"{self.name}.waits"
+
+
+#: Minutes of one run on Beauty in the paper profile, and of one on MovieLens-100K in the quick one.
+_MINUTES = {
+    "resid": 20, "sasrec": 3, "sasrec*": 4, "e2": 22, "q2": 18, "e3": 28, "bert4rec": 8,
+    "bert4rec*": 9,
+}  # fmt: skip
+_QUICK_MINUTES = {
+    "resid": 1.5, "q2": 1.5, "e2": 1.5, "e3": 1.5, "sasrec": 0.5, "sasrec*": 0.5, "bert4rec": 0.5,
+    "bert4rec*": 0.5,
+}  # fmt: skip
+#: Fig. 4's minutes, smallest size first.
+_SIZES = {"resid": (8, 12, 20, 45, 120), "tiger": (8, 12, 20, 45, 120), "sasrec": (3, 3, 5, 9, 25)}
+
 
 def entries() -> list[Entry]:
     """List every run of the queue, most informative first.
 
-    Floors cost seconds and stand in every table (baby has no order). Then the papers'
-    systems with one seed each on Beauty, Toys and Sports; then the other seeds.
+    Floors cost seconds and stand in every table (baby has no order). Then ReSID's comparison and
+    its ablations with one seed on Beauty, Toys and Sports; then, on Beauty, the checkpoints of
+    Fig. 3, the branchings of Table 8 and the sizes of Fig. 4; then the other seeds. Last the quick
+    profile with five seeds on MovieLens-100K: the same ablations at a size for CPUs.
     """
     everywhere = ("beauty", "toys", "sports", "instruments", "office", "clothing", "lastfm",
                   "ml-1m", "ml-100k")  # fmt: skip
     floors = [Entry(system, data, minutes=0.2) for data in everywhere for system in FLOORS]
-    minutes = {"sasrec": 3, "sasrec*": 4, "resid": 20}
-    trained = [
-        Entry(system, data, seed, minutes=minutes[system] * (1.5 if data == "sports" else 1))
-        for seed in range(3)
-        for data in ("beauty", "toys", "sports")
-        for system in minutes
+
+    def trained(systems, seeds):
+        for seed in seeds:
+            for data in ("beauty", "toys", "sports"):
+                for system in systems:
+                    longer = 1.5 if data == "sports" else 1
+                    yield Entry(system, data, seed, minutes=_MINUTES[system] * longer)
+
+    compared = ("resid", "sasrec", "sasrec*")
+    ablated = [system for system in _MINUTES if system not in compared]
+    quick = [
+        Entry(system, "ml-100k", seed, variant, minutes, "quick")
+        for seed in range(5)
+        for system, minutes in _QUICK_MINUTES.items()
+        for variant in ("default", *(v for v in SYSTEMS[system].variants if v == "id"))
     ]
-    return floors + trained
+    return [
+        *floors, *trained(compared, [0]), *trained(ablated, [0]), *_sweeps(),
+        *trained(compared, [1, 2]), *quick,
+    ]  # fmt: skip
 
 
-def select(only: str | None = None) -> list[Entry]:
+def _sweeps() -> list[Entry]:
+    """Figs. 3 and 4, Table 8 and the ablations without side fields, on Beauty."""
+    names = [v for v in SYSTEMS["resid"].variants if not v.startswith("size-")]
+    found = [Entry("resid", "beauty", variant=name, minutes=20) for name in names]
+    found += [Entry(name, "beauty", variant="id", minutes=_MINUTES[name]) for name in ("e2", "e3")]
+    return found + [
+        Entry(system, "beauty", variant=f"size-{number}", minutes=minutes)
+        for number in range(1, 6)
+        for system in _SIZES
+        if system in SYSTEMS
+        for minutes in [_SIZES[system][number - 1]]
+    ]
+
+
+def code_entries() -> list[Entry]:
+    """Those of `entries` that make codes of their own, as runs that end with them."""
+
+    def own(entry):
+        system = SYSTEMS[entry.system]
+        varied = system.variants.get(entry.variant, {"quantizer": {}})
+        return "quantizer" in system.stages and varied.keys() != {"recommender"}
+
+    return [
+        replace(entry, codes=True, minutes=min(entry.minutes, 5)) for entry in entries()
+        if own(entry)
+    ]  # fmt: skip
+
+
+def select(only: str | None = None, codes: bool = False) -> list[Entry]:
     """Entries whose name contains `only`, or matches it as a pattern with `*`; all without it.
 
-    Raises InputError if none matches.
+    With `codes` those of `code_entries`. Raises InputError if none matches.
     """
     pattern = only if only and "*" in only else f"*{only or ''}*"
-    wanted = [e for e in entries() if fnmatch.fnmatchcase(e.name, pattern)]
+    known = code_entries() if codes else entries()
+    wanted = [e for e in known if fnmatch.fnmatchcase(e.name, pattern)]
     if not wanted:
         raise InputError(f"no queue entry matches {only!r}; `semid queue list` shows the names")
     return wanted
 
 
 def state(entry: Entry) -> str:
-    """Return "done", "running", "partial" (stopped, will go on), "corrupt" or "waiting"."""
+    """Return "done", "running", "partial" (stopped, will go on), "corrupt" or "waiting".
+
+    Codes are also done where the whole run has its record.
+    """
+    if entry.codes and state(replace(entry, codes=False)) == "done":
+        return "done"
     if entry.record_path.exists():
         try:
             load_record(entry.record_path)
@@ -105,14 +178,14 @@ def state(entry: Entry) -> str:
 
 def minutes(entry: Entry) -> tuple[float, str]:
     """Estimate a run's minutes and say from what: its record, one of another seed, or a guess."""
-    others = records_folder().glob(f"{entry.name.rpartition('--')[0]}--s*.json")
-    for path in (entry.record_path, *sorted(others)):
+    folder, pattern = entry.record_path.parent, f"{entry.name.rpartition('--')[0]}--s*.json"
+    for path in (entry.record_path, *sorted(folder.glob(pattern))):
         try:
             seconds = load_record(path)["cost"]["seconds"]
         except RecordError:
             continue
         return seconds / 60, "measured" if path == entry.record_path else "another seed"
-    return entry.minutes, "guess for one GPU"
+    return entry.minutes, f"guess for one {'GPU' if entry.profile == 'paper' else 'thread'}"
 
 
 def parse_duration(text: str) -> float:
@@ -140,12 +213,14 @@ def work(entry: Entry, *, until: float = math.inf, device: str = "auto") -> int:
         try:
             record = run(
                 entry.system, entry.dataset, profile=entry.profile, variant=entry.variant,
-                seed=entry.seed, device=device, deadline=deadline,
+                until="quantizer" if entry.codes else None, seed=entry.seed, device=device,
+                deadline=deadline,
             )  # fmt: skip
         except TrainingPaused:
             return PAUSED
-        except BusyError:
-            return BUSY
+        except BusyError as busy:
+            write_atomic(entry.waits_path, str(busy.lock).encode())
+            return LATER
         # Only a corrupt file can stand there: whoever holds the lock has looked.
         write_record(record, force=True)
         return 0
@@ -157,17 +232,19 @@ def run_queue(
     device: str = "auto",
     only: str | None = None,
     say: Callable[[str], None] = print,
+    codes: bool = False,
 ) -> bool:
     """Run the entries that have no record, several processes at once, within a budget.
 
     Every finished run leaves its record in `records_folder()`; a stopped one goes on next time. Two
-    runners may share the folders: each takes what the other does not hold.
+    runners may share the folders: each takes what the other does not hold. Runs whose encoder
+    another one is training are put off until that is done.
 
     Args:
         jobs: processes at once; on a CPU they share its cores.
         budget: seconds, a few of which are kept to write checkpoints; what still runs at the end
             is killed, which loses what was done since its last checkpoint.
-        only: see `select`.
+        only, codes: see `select`.
         say: where the one-line reports go.
 
     Returns:
@@ -181,7 +258,7 @@ def run_queue(
     budget = math.inf if budget is None else budget
     if budget <= 0:
         raise InputError(f"the budget is {budget} s, but must be above 0")
-    waiting = [entry for entry in select(only) if state(entry) != "done"]
+    waiting = [entry for entry in select(only, codes) if state(entry) != "done"]
     say(f"{len(waiting)} runs without a record, {jobs} at once")
     runner = _Runner(jobs, budget, device, say)
     try:
@@ -189,6 +266,12 @@ def run_queue(
     finally:
         runner.stop()
     return not runner.failed
+
+
+def _is_free(entry: Entry) -> bool:
+    """Whether what the entry's last worker waited for has ended."""
+    with locked(Path(entry.waits_path.read_text(encoding="utf-8"))) as free:
+        return free
 
 
 class _Runner:
@@ -199,10 +282,15 @@ class _Runner:
         self.end = time.time() + budget
         self.soft = self.end - min(_MARGIN * budget, 20.0)
         self.active: dict[subprocess.Popen, Entry] = {}
+        self.put_off: list[Entry] = []  # wait for what another process does
         self.failed: list[Entry] = []
 
     def work_off(self, waiting: list[Entry]) -> None:
-        while self.active or (waiting and time.time() < self.soft):
+        while self.active or ((waiting or self.put_off) and time.time() < self.soft):
+            if len(self.active) < self.jobs:
+                ready = [entry for entry in self.put_off if _is_free(entry)]
+                self.put_off = [entry for entry in self.put_off if entry not in ready]
+                waiting[:0] = ready
             while waiting and len(self.active) < self.jobs and time.time() < self.soft:
                 self.start(waiting.pop(0))
             self.collect()
@@ -214,7 +302,7 @@ class _Runner:
         log = runs_folder() / f"{entry.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [*WORKER, "work", entry.name, "--device", self.device]
-        command += ["--until", repr(self.soft)]
+        command += ["--until", repr(self.soft), *["--codes"] * entry.codes]
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
         env = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}
         with open(log, "ab") as file:
@@ -226,8 +314,11 @@ class _Runner:
     def collect(self) -> None:
         for process in [p for p in self.active if p.poll() is not None]:
             entry, code = self.active.pop(process), process.returncode
-            word = {0: "done", PAUSED: "paused", BUSY: "elsewhere"}.get(code, "FAILED")
+            words = {0: "done", PAUSED: "paused", BUSY: "elsewhere", LATER: "later"}
+            word = words.get(code, "FAILED")
             self.say(f"{word:7s} {entry.name}")
+            if word == "later":
+                self.put_off.append(entry)
             if word == "FAILED":
                 self.failed.append(entry)
                 log = runs_folder() / f"{entry.name}.log"
@@ -260,15 +351,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--device", default="auto")
     for command in (commands.choices["list"], running):
         command.add_argument("--only")
+    for command in commands.choices.values():
+        command.add_argument("--codes", action="store_true", help="end with the codes")
     options = parser.parse_args(argv)
     try:
         if options.command == "list":
-            for entry in select(options.only):
+            for entry in select(options.only, options.codes):
                 print(f"{entry.name:45s} {state(entry):8s} {minutes(entry)[0]:6.1f} min")
             return 0
         if options.command == "run":
-            return int(not run_queue(options.jobs, options.budget, options.device, options.only))
-        chosen = [entry for entry in entries() if entry.name == options.name]
+            wanted = (options.jobs, options.budget, options.device, options.only)
+            return int(not run_queue(*wanted, codes=options.codes))
+        known = code_entries() if options.codes else entries()
+        chosen = [entry for entry in known if entry.name == options.name]
         if not chosen:
             raise InputError(f"no queue entry is named {options.name!r}")
         return work(chosen[0], until=options.until, device=options.device)

@@ -37,8 +37,43 @@ def test_entries_are_unique_known_and_have_order():
 
 
 def test_one_seed_of_everything_comes_before_the_second():
-    seeds = [e.seed for e in queue.entries()]
-    assert seeds == sorted(seeds)
+    for profile in ("paper", "quick"):
+        seeds = [e.seed for e in queue.entries() if e.profile == profile]
+        assert seeds == sorted(seeds)
+
+
+def test_every_experiment_of_the_resid_chapters_is_there():
+    """ReSID Table 5, Figs. 3 and 4, Table 8 on Beauty; Table 5 again on a CPU, with five seeds."""
+    names = {e.name for e in queue.entries()}
+    for data in ("beauty", "toys", "sports"):
+        for system in ("e2", "e3", "q2", "bert4rec", "bert4rec-star"):
+            assert f"{system}--default--{data}--paper--s0" in names
+    swept = [e.variant for e in queue.select("resid--*--beauty--paper--s0")]
+    for sweep, count in (("checkpoint-", 6), ("size-", 5), ("branching-", 6)):
+        assert sum(variant.startswith(sweep) for variant in swept) == count
+    sizes = {"resid", "sasrec"} | {"tiger"} & set(SYSTEMS)
+    assert {e.system for e in queue.select("*--size-*")} == sizes
+    assert len(queue.select("sasrec--size-*")) == 5
+    quick = [e for e in queue.entries() if e.profile == "quick"]
+    assert len(quick) == 50 and {e.seed for e in quick} == set(range(5))
+    assert {e.system for e in quick} == {n for n, s in SYSTEMS.items() if s.seeded} - {"tiger"}
+
+
+def test_every_variant_of_an_entry_exists():
+    for entry in queue.entries():
+        assert entry.variant in ("default", *SYSTEMS[entry.system].variants), entry.name
+
+
+def test_code_entries_are_those_with_codes_of_their_own():
+    codes = queue.code_entries()
+    assert {e.system for e in codes} == {"resid", "e2", "e3", "q2"} | {"tiger"} & set(SYSTEMS)
+    variants = {e.variant for e in codes if e.system == "resid"}
+    assert "branching-16x24" in variants and "checkpoint-3" in variants
+    assert not any(v.startswith("size-") for v in variants)  # the same codes as the default
+    assert {e.record_path.parent.name for e in codes} == {"codes"}
+    assert queue.select("e2--id", codes=True)[0].codes
+    with pytest.raises(InputError, match="no queue entry matches"):
+        queue.select("sasrec", codes=True)
 
 
 def test_selection_by_part_and_by_pattern():
@@ -66,7 +101,7 @@ def test_bad_durations(text):
 WORKER = """
 import dataclasses, json, os, sys, time
 from pathlib import Path
-from semid_lib import data, queue, systems
+from semid_lib import data, encoders, queue, systems
 
 place = Path(os.environ["PLACE"])
 real = data.load_dataset
@@ -74,6 +109,24 @@ data.load_dataset = lambda name: real(place / "party")
 small = {"recommender": {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 6, "patience": None,
                          "batch_size": 8}}
 systems.SYSTEMS["sasrec"] = dataclasses.replace(systems.SYSTEMS["sasrec"], quick=small)
+tiny = {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 2}
+smaller = {"encoder": {**tiny, "max_length": 5},
+           "quantizer": {"branching": (4, 3, "auto")},
+           "recommender": {**tiny, "num_layers": 1, "head_dim": 4, "max_history": 4}}
+for name in ("resid", "q2"):
+    systems.SYSTEMS[name] = dataclasses.replace(systems.SYSTEMS[name], quick=smaller)
+fit = encoders.FAMAE.fit
+
+
+def fit_famae(self, *args, **kwargs):
+    with open(place / "famae.trained", "a") as file:
+        file.write("x")
+    while (place / "slow").exists():
+        time.sleep(0.05)
+    return fit(self, *args, **kwargs)
+
+
+encoders.FAMAE.fit = fit_famae
 queue.entries = lambda: [queue.Entry(**e) for e in json.loads((place / "entries.json").read_text())]
 run = queue.run
 
@@ -219,6 +272,42 @@ def test_a_corrupt_record_is_made_again(place, monkeypatch):
     assert queue.state(entry) == "corrupt"
     assert queue.run_queue(say=lambda _: None)
     assert results.load_record(entry.record_path)["system"] == "popularity"
+
+
+def test_codes_alone_and_then_the_whole_run(place, monkeypatch):
+    (entry,) = fill(place, monkeypatch, {"system": "resid"})
+    (codes,) = queue.code_entries()
+    assert queue.run_queue(say=lambda _: None, codes=True, device="cpu")
+    assert (queue.state(codes), queue.state(entry)) == ("done", "partial")
+    assert results.load_records() == [] and list(results.code_records()["kind"]) == ["codes"]
+    assert queue.run_queue(say=lambda _: None, device="cpu")
+    assert list(results.code_records()["kind"]) == ["run"]
+    codes.record_path.unlink()
+    assert queue.state(codes) == "done"  # a whole run counts too
+    assert (place / "famae.trained").read_text() == "x"
+
+
+def test_two_runs_of_one_encoder_train_it_once_and_hold_nobody_up(place, monkeypatch):
+    """The second waits without a process of its own; a third, after it, goes on meanwhile."""
+    entries = fill(
+        place, monkeypatch, {"system": "resid"}, {"system": "q2"}, {"system": "popularity"}
+    )
+    (place / "slow").touch()
+    said = []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("done    popularity"):
+            (place / "slow").unlink()
+
+    assert queue.run_queue(jobs=2, say=say, device="cpu", budget=300)
+    assert [queue.state(e) for e in entries] == ["done"] * 3
+    assert (place / "famae.trained").read_text() == "x"
+    later = [line.split()[1] for line in said if line.startswith("later")]
+    assert len(later) == 1 and later[0].split("--")[0] in ("resid", "q2")
+    records = {r["system"]: r for r in results.load_records()}
+    costs = [records[s]["cost"]["stages"]["encoder"] for s in ("resid", "q2")]
+    assert costs[0] == costs[1]
 
 
 @pytest.mark.parametrize(
