@@ -63,15 +63,16 @@ def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
         for network in networks(estimator):
             network.eval()
         work.fitted[role] = estimator
+        if hasattr(estimator, "_see"):
+            estimator._see(work.split)  # hardly trained, yet it knows the catalogue
     rows = [{**row, "parameters": count_parameters(estimator)}]
     if role == "encoder":
         work.keep_vectors(estimator)  # for the next stage
         began = time.perf_counter()
-        getattr(estimator, "metrics", getattr(estimator, "_validate", None))(work.split)
+        getattr(estimator, "metrics" if hasattr(estimator, "metrics") else "_validate")(work.split)
         seconds = estimator.epochs * (time.perf_counter() - began)
         rows.append({"stage": "encoder, validation after each epoch", "time": seconds})
     if role == "recommender":
-        estimator._see(work.split)  # hardly trained, yet it can rank
         rows += _time_ranking(work, estimator, users)
     return [{**r, "memory": max(peak_memory(work.device))} for r in rows]
 

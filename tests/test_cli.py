@@ -122,6 +122,15 @@ def test_dry_run_counts_measures_and_trains_nothing_to_the_end(semid, folder, tm
     assert "validation and test" in out and re.search(r"\d [MG]B", out)
 
 
+def test_dry_run_of_a_sequential_encoder(semid, folder, tmp_path):
+    small = [text.replace("recommender.", "encoder.") for text in SMALL]
+    small += ['--set=quantizer.branching=[4, 4, "auto"]', "--set=recommender.num_layers=1"]
+    code, out, _ = semid("run", "e2", folder, "--dry-run", *small)
+    assert code == 0 and not (tmp_path / "runs").exists()
+    stages = [line.split()[0] for line in out.splitlines()[3:]]
+    assert {"encoder", "encoder,", "quantizer", "recommender", "all"} <= set(stages)
+
+
 def test_budget_pauses_and_the_same_command_goes_on(semid, folder):
     arguments = ("run", "sasrec", folder, "--set=recommender.epochs=400", *SMALL[:3])
     arguments += ("--set=recommender.patience=null",)
@@ -178,6 +187,23 @@ def test_queue_list_shows_states(semid, tmp_path):
     states = {line.split()[0][-2:]: line.split()[1] for line in out.splitlines()[2:5]}
     assert states == {"s0": "waiting", "s1": "done", "s2": "waiting"}
     assert "another seed" in out and "left: about" in out
+
+
+def test_queue_list_of_codes(semid, tmp_path):
+    code, out, _ = semid("queue", "list", "--codes", "--only", "--beauty--")
+    assert code == 0 and "0 of " in out and "guess for one GPU" in out
+    assert "q2--default--beauty--paper--s0" in out and "resid--branching-16x80--beauty" in out
+    assert "sasrec" not in out and "size-" not in out
+    code, _, err = semid("queue", "run", "--codes", "--only", "sasrec")
+    assert code == 2 and "no queue entry" in err
+
+
+def test_table_leaves_out_the_runs_of_a_curve(semid, tmp_path):
+    for variant in ("default", "size-1"):
+        record = {**make_record("sasrec", "beauty"), "variant": variant}
+        results.write_record(record, tmp_path / "results")
+    out = semid("table", "acerec.1")[1]
+    assert "size-1" not in out and "0.0500" in out
 
 
 def test_table_puts_records_beside_the_printed_numbers(semid, tmp_path):
