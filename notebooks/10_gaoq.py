@@ -657,9 +657,9 @@ does not change the entropy of their distribution. The rest
 is {eq}`eq-gaoq-split`. (b) By the chain rule the sum is $H(C)$, the
 entropy of the whole code, which has $N$ equally likely values. (c) What is
 known of $c_l$ once the item is known is everything:
-$I(\mathbf z; c_l) = H(c_l)$, and $H(\mathbf z) = \log_2 N$. In
-$I(\mathbf z; C_{<l} \mid c_l) = H(C_{<l} \mid c_l) -
-H(C_{<l} \mid c_l, \mathbf z)$ the last term is zero.
+$I(\mathbf z; c_l) = H(c_l)$, and $H(\mathbf z) = \log_2 N$. Likewise
+$I(\mathbf z; C_{<l} \mid c_l)$ is $H(C_{<l} \mid c_l)$ less
+$H(C_{<l} \mid c_l, \mathbf z)$, which is zero.
 ::::
 
 For trees with unique codes, then, the first term of
@@ -849,7 +849,7 @@ print(f"GAOQ lowers H(z|c2) by {drop.min():.4f} to {drop.max():.4f}")
 # %% [markdown]
 r"""
 **The price of a tree.** A balanced tree makes the second code as uniform
-*under every prefix* as it can be, so $H(c_2 \mid c_1)$ is at its largest
+*under every prefix* as it can be, so $H(c_2 \mid c_1)$ is practically at its largest
 possible value, not reduced. That is no fault (codes are unique, and the
 sum is fixed by {prf:ref}`prop-gaoq-invariant`), but it is the opposite of
 "reduces prefix-conditional uncertainty".
@@ -1882,7 +1882,11 @@ chance = V2 / first.pop("b₁")
 first.insert(
     6, "share", (1 - first["H(z|c₂)"] - chance) / (V2 - chance)
 )
-table(first, "Terms of Eq. 3 at level 2, variance form, recorded codes")
+table(
+    first,
+    "Eq. 3 at level 2, recorded codes, variance form; share: of the "
+    "way from chance to the ceiling",
+)
 
 # %% tags=["hide-input"]
 second = from_records({
@@ -1939,10 +1943,9 @@ L.2 counts, for all parents of a level,
 | cosines | $P_{l-1} b_l^2 d_q$ |
 | matching | $P_{l-1} b_l^3$ |
 
-The last level is dearer to match than the paper's count suggests if items
-are matched one prefix at a time in Python; it is also where nearly all
-matchings are. What the tree and the numbers take here (your seconds will
-differ):
+Level 1 has the first step only. Nearly all matchings are on the last level,
+one for each prefix. What the tree and the numbers take here (your times
+will differ):
 """
 
 # %% tags=["hide-input", "nbval-ignore-output"]
