@@ -124,7 +124,7 @@ class Work:
 
         self.device = _resolve_device(device, profile)
         self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
-        chosen = systems.plan(system, self.data, profile, variant, overrides)
+        chosen = systems.plan(system, self.data, profile, variant, overrides, until)
         self.plan, precision = _with_precision(chosen, precision, self.device)
         self.seed, self.deadline, self.progress = seed, deadline, progress
         self.split = leave_one_out(self.data)

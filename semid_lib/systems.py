@@ -277,6 +277,7 @@ def plan(
     profile: str = "quick",
     variant: str = "default",
     overrides: Settings | None = None,
+    until: str | None = None,
 ) -> Plan:
     """Fix every setting of a run, and say what it cuts.
 
@@ -285,6 +286,7 @@ def plan(
         profile: "quick" or "paper".
         variant: "default" or one of the system's.
         overrides: role -> setting -> value, on top of everything.
+        until: the last role that runs; `cut` is silent about those after it.
 
     Raises:
         InputError: an unknown system, profile, variant or role.
@@ -313,6 +315,9 @@ def plan(
                 paper = f" (paper {printed[key]})" if key in printed else ""
                 changed.append(f"{role} {key} {value}{paper}")
         stages.append(Stage(role, place, settings))
+    if until in system.stages:
+        ran = list(system.stages)[: list(system.stages).index(until) + 1]
+        changed = [text for text in changed if text.split()[0] in ran]
     reads_fields = any(s.settings.get("field_names", ()) != () for s in stages)
     cut = [*system.cut, *_data_cuts(system, data, reads_fields)]
     if changed:

@@ -190,6 +190,11 @@ def test_quick_profile_names_everything_it_shrinks():
             assert f"{role} {key} " in text
 
 
+def test_a_run_until_its_codes_is_silent_about_the_recommender():
+    cut = " ".join(systems.plan("resid", dataset(), "quick", until="quantizer").cut)
+    assert "encoder dim 64" in cut and "recommender" not in cut
+
+
 def test_missing_fields_and_the_year_of_the_data_are_cuts():
     plan = systems.plan("resid", dataset(missing=1192), "paper")
     assert any("brand 10.0%" in text for text in plan.cut)
