@@ -65,8 +65,9 @@ class SequenceRecommender(Recommender):
             self, score_with=("fused", "id"), similarity=("dot", "cosine"),
             loss=("full", "sampled"), long_histories=("last", "windows"),
         )  # fmt: skip
-        if self.max_history < 1:
-            raise InputError(f"max_history is {self.max_history}, but must be at least 1")
+        for name in ("max_history", "num_negatives"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
 
     def _build(self, sizes, codes) -> None:
         self._check()

@@ -40,7 +40,11 @@ class BERT4Rec(SequenceRecommender):
     ReLU inside the blocks (ReSID appendix E) and post-layer-norm with one on the input; positions
     count back from the newest item, so that a question stands where the training put it.
 
-    Cost: O(T D (T + D + ffn_dim)) per layer and sample plus O(D N) a masked item ("full").
+    Cost: O(T D (T + D + ffn_dim)) per layer and sample plus O(D N) a masked item ("full"); the
+    last layer is finished for masked items only. With these defaults an epoch on one CPU thread
+    takes 130 s on MovieLens-100K and 95 s on Beauty; of "sequences" in windows, 4 s and 10 s, and
+    half of that in bfloat16. Chance masks teach the answer slowly: after the same 700 steps on a
+    planted catalogue, Recall@10 was 0.30, 0.55 and 0.61 for `ft_ratio` 0, 0.5 and 1 (SASRec 0.61).
     """
 
     def __init__(

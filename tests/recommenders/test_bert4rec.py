@@ -394,6 +394,7 @@ def test_paused_and_resumed_equals_uninterrupted(split, tmp_path):
         (dict(mask_ratio=1.5), r"mask_ratio is 1.5, but must lie in 0\.\.1"),
         (dict(ft_ratio=-0.1), r"ft_ratio is -0.1, but must lie in 0\.\.1"),
         (dict(ft_ratio=float("nan")), "ft_ratio is nan"),
+        (dict(loss="sampled", num_negatives=0), "num_negatives is 0, but must be at least 1"),
         (dict(max_history=0), "max_history is 0, but must be at least 1"),
         (dict(field_names=("colour",)), "no item field 'colour'"),
         (dict(dim=9), "dim 9 is not a multiple of num_heads 2"),

@@ -284,6 +284,7 @@ def test_the_loss_is_named():
         (dict(score_with="both"), "score_with is 'both'"),
         (dict(targets="some"), "targets is 'some'"),
         (dict(long_histories="cut"), "long_histories is 'cut'"),
+        (dict(loss="sampled", num_negatives=0), "num_negatives is 0, but must be at least 1"),
         (dict(max_history=0), "max_history is 0, but must be at least 1"),
         (dict(field_names=("colour",)), "no item field 'colour'"),
         (dict(dim=9), "dim 9 is not a multiple of num_heads 2"),
