@@ -1188,7 +1188,7 @@ out, more.
 
 ### Three rules, and a temperature
 
-The three rules of scoring, on the same generator. A fourth row divides all
+The three rules of scoring, on the same generator. Two more rows divide all
 logits by a *temperature* $\tau$, a common decode-time option. For one
 softmax that keeps the order; for a product of softmaxes it does not,
 because each prefix has a normaliser of its own.
@@ -1379,6 +1379,9 @@ table(merged, "Two ways to count the same lists", kinds)
 
 # %% [markdown]
 r"""
+The ratio of the two counts follows the collision rate, roughly: for this
+generator too, most of what string matching adds is not knowledge.
+
 The usual repair is one more code, the item's running number among those
 of its tuple (TIGER's rule). Here it is applied to the films with two codes:
 """
@@ -1395,10 +1398,12 @@ print("GAOQ's  ", prefix_entropy(sids).round(2))
 # %% [markdown]
 r"""
 The tuples are distinct again, and the extra code has exactly as many bits
-as GAOQ's own third code. The difference is in what it says: the running
-number 3 means nothing that one twig shares with another, so the
-generator must learn by heart, film by film, what it could have shared.
-The collision is repaired; the knowledge lost to it is not.
+as GAOQ's own third code. The difference is in what it may say: running
+number 3 means nothing that one twig shares with another, so it can only be
+learnt by heart, film by film. GAOQ's third code is a direction that all
+twigs share ({ref}`ch-gaoq` measures how well). Our small generator had no
+use for either: about the third code it had learnt nothing from the
+history.
 
 ## The cost of each step
 
@@ -1679,8 +1684,8 @@ _ = ax.set_xlabel("Recall@10, ReSID minus the other")
 
 # %% [markdown]
 r"""
-The generator beats popularity under both rules, with intervals that end
-just above zero; as {ref}`ch-pipeline` says, its settings were tried until
+The generator beats popularity under both rules, by intervals whose lower
+ends lie just above zero; as {ref}`ch-pipeline` says, its settings were tried until
 this held, so they are kinder than a first try. Against item-kNN the
 intervals contain zero. The Markov chain, a table of counts, is clearly ahead,
 and the distance to SASRec* is larger still: on these films, with these
@@ -1811,8 +1816,7 @@ pd.DataFrame(rows, columns=columns, dtype=object).set_index("setting")
 
 # %% [markdown]
 r"""
-The list of what is not said is longer than the table. Besides its last
-rows, the paper leaves open how scores are normalised and masked, whether
+The list of what is not said goes on. The paper also leaves open how scores are normalised and masked, whether
 tuples have an end token, whether there are tokens for users, and whether
 seen items are ranked. Two of these, the normaliser and the seen items, moved
 Recall@10 in this chapter by more than a tenth of its value.
@@ -1962,8 +1966,9 @@ rather than over prefixes.
    and one table that reads and writes.
 3. Beam search with a trie is exact once it is as wide as the prefixes
    before the last code; the rule of scoring must be that of the training.
-4. Colliding codes flatter string matching by up to the collision rate and
-   more; expected rank gives no such gift.
+4. String matching rewards collisions: by the collision rate where nothing
+   was learnt, and here by much of it for a trained generator. Expected
+   rank gives no such gift.
 5. Rows of beams are the cost, and keys and values must not be copied;
    scoring all items is cheaper up to about a million of them.
 
