@@ -87,5 +87,6 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         dropped = round(self.p * 2**16)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
-        return x * keep.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        draws = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = torch.ge(draws, dropped - 2**15, out=torch.empty(x.shape, dtype=x.dtype))
+        return x * keep.mul_(2**16 / (2**16 - dropped))

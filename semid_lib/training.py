@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from semid_lib.errors import CheckpointError, InputError
+from semid_lib.runtime import keep_memory
 from semid_lib.storage import load_tensors, save_tensors
 
 PRECISIONS = {
@@ -101,6 +102,7 @@ def train(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     save_every: float = 60.0,
+    at_once: int | None = None,
     deadline: float | None = None,
     progress: bool | None = None,
     label: str = "",
@@ -119,6 +121,8 @@ def train(
         samples_per_epoch: draw only so many samples each epoch (others come in later epochs).
         lengths: `[num_samples]`; if given, samples of like length share a batch, so that `loss`
             can trim padding.
+        at_once: send a batch through the model in pieces of so many samples and add up their
+            gradients: the same step but for rounding (and other dropout), in less memory.
         validate: called after each epoch, model in eval mode; `monitor` names the entry that
             chooses the best epoch (higher is better); `patience` epochs without gain stop the run.
         snapshot, snapshot_steps: tensors to keep as they were after these steps.
@@ -135,11 +139,15 @@ def train(
         model or setting. InputError: nothing to train on, or the loss is not finite (the message
         names the epoch and step; the checkpoint keeps the last good state).
     """
-    _check(num_samples, epochs, batch_size, samples_per_epoch, patience, schedule, precision)
+    _check(
+        num_samples, epochs, batch_size, samples_per_epoch, patience, at_once, schedule, precision
+    )
     dtype, autocast = PRECISIONS[precision]
     model.to(device=device, dtype=dtype)
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
     total_steps = epochs * math.ceil(per_epoch / batch_size)
+    if torch.device(device).type == "cpu":
+        keep_memory()
     loop = _Loop(model, learning_rate, weight_decay, autocast, device, checkpoint)
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
@@ -173,7 +181,7 @@ def train(
                     )  # fmt: skip
                 torch.manual_seed((seed * 1_000_003 + loop.step) % 2**63)
                 rate = learning_rate * rate_factor(loop.step, total_steps, warmup, schedule)
-                loop.take(loss, batches[position], rate, clip)
+                loop.take(loss, batches[position], rate, clip, at_once)
                 if loop.step in snapshot_steps:
                     loop.history.snapshots[loop.step] = {
                         n: t.detach().cpu().clone() for n, t in snapshot().items()
@@ -207,7 +215,9 @@ def rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
 
 
-def _check(num_samples, epochs, batch_size, samples_per_epoch, patience, schedule, precision):
+def _check(
+    num_samples, epochs, batch_size, samples_per_epoch, patience, at_once, schedule, precision
+):
     if num_samples < 1:
         raise InputError("no training samples: every user's train part is shorter than 2 items")
     for name, value, least in (
@@ -215,6 +225,7 @@ def _check(num_samples, epochs, batch_size, samples_per_epoch, patience, schedul
         ("batch_size", batch_size, 1),
         ("samples_per_epoch", samples_per_epoch, 1),
         ("patience", patience, 1),
+        ("at_once", at_once, 1),
     ):
         if value is not None and value < least:
             raise InputError(f"{name} is {value}, but must be at least {least}")
@@ -270,21 +281,22 @@ class _Loop:
         self.position, self.spent, self.seen = 0, 0.0, 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    def take(self, loss, batch, rate, clip):
+    def take(self, loss, batch, rate, clip, at_once=None):
         """One optimiser step."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         enabled = self.autocast is not None
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
-            value = loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(value).backward()
+        for piece in batch.split(at_once or len(batch)):
+            with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
+                value = loss(piece)
+            self.scaler.scale(value * (len(piece) / len(batch))).backward()
+            self.loss_sum += value.detach() * len(piece)
         if clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.loss_sum += value.detach() * len(batch)
         self.seen += len(batch)
         self.step += 1
 

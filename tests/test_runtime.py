@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -105,6 +106,29 @@ def test_precision_follows_the_device(gpu):
     assert runtime.resolve_precision("float64", "cuda") == "float64"
     with pytest.raises(InputError, match="precision 'half'"):
         runtime.resolve_precision("half", "cpu")
+
+
+def test_kept_memory_is_not_mapped_again():
+    """Page faults while tensors of 40 MB and of 4 MB come and go, in a fresh process."""
+    code = """
+        import platform, resource, torch
+        from semid_lib.runtime import keep_memory
+        keep_memory()
+        def use():
+            for size in (10_000_000, 1_000_000, 1_000_000, 1_000_000):
+                tensor = torch.zeros(size)
+        for _ in range(5):
+            use()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            use()
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        print(faults if platform.libc_ver()[0] == "glibc" else 0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1_000  # 10,000 pages of 4 KB at each mapping
 
 
 def test_setup_repeats_every_generator_and_prints_one_line(capsys):

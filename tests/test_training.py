@@ -371,6 +371,19 @@ def test_steps_equal_plain_adamw():
     torch.testing.assert_close(ours.weights, plain.weights)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 7])
+def test_pieces_make_the_same_steps(at_once):
+    """Batches of 7 and 5, in pieces: the gradient of the mean is that of the whole batch."""
+    whole, pieces = Problem(), Problem()
+    whole.model[2].p = pieces.model[2].p = 0.0
+    settings = dict(clip=0.1, precision="float64")
+    history = whole.train(**settings), pieces.train(at_once=at_once, **settings)
+    assert max(map(len, pieces.seen)) == at_once and history[1].steps == history[0].steps
+    torch.testing.assert_close(pieces.weights, whole.weights, rtol=0, atol=1e-12)
+    losses = [[e["loss"] for e in h.epochs] for h in history]
+    np.testing.assert_allclose(*losses, rtol=1e-12)
+
+
 def test_best_epoch_weights_are_restored():
     problem, states, gains = Problem(), [], iter([0.1, 0.7, 0.3, 0.7])
 
@@ -481,6 +494,7 @@ def test_progress_shows_the_loss(monkeypatch):
         (dict(batch_size=0), "batch_size is 0, but must be at least 1"),
         (dict(samples_per_epoch=0), "samples_per_epoch is 0"),
         (dict(patience=0), "patience is 0"),
+        (dict(at_once=0), "at_once is 0"),
         (dict(schedule="step"), "schedule is 'step', but must be 'cosine' or 'constant'"),
         (dict(precision="int8"), "precision is 'int8', but must be one of"),
     ],

@@ -61,17 +61,17 @@ def beam_search(
     users = len(memory)
     exact = torch.promote_types(memory.dtype, torch.float32)
     kept = [min(beams, len(code)) for code in trie.code]
-    decoding = Decoding(model, memory, padding, [1, *kept[:-1]])
+    decoding = Decoding(model, memory, padding)
     tokens = torch.zeros(users, 1, dtype=torch.int64, device=memory.device)
     score = torch.zeros(users, 1, dtype=exact, device=memory.device)
     node = parents = None
     for level in range(levels):
         states = decoding.step(tokens, parents)
-        logits = model.logits(states, level).to(exact)
-        over = logits if normalize == "level" else model.logits(states).to(exact)
+        logits = model.logits(states, level if normalize == "level" else None)
+        first = 0 if normalize == "level" else model.first_token[level]
         child, live = _children(trie, level, node, users)
-        gain = logits.gather(-1, trie.code[level][child]) - over.logsumexp(-1, keepdim=True)
-        total = (score[:, :, None] + gain).masked_fill(~live, -torch.inf)
+        gain = logits.to(exact).log_softmax(-1).gather(-1, first + trie.code[level][child])
+        total = (score[:, :, None] + gain).masked_fill_(~live, -torch.inf)
         score, best = total.flatten(1).topk(kept[level])
         node = child.flatten(1).gather(1, best)
         tokens = trie.code[level][node] + model.first_token[level]

@@ -19,6 +19,7 @@ from semid_lib.runtime import resolve_device, resolve_precision
 from semid_lib.training import train
 
 _USERS_AT_ONCE = {"cpu": 32, "cuda": 512}  # on a CPU, what the caches hold
+_SAMPLES_AT_ONCE = {"cpu": 256}  # 2,048 samples of 32 items would hold 25 GB of activations
 
 
 class T5Recommender(Recommender):
@@ -159,6 +160,7 @@ class T5Recommender(Recommender):
             learning_rate=self.learning_rate, weight_decay=self.weight_decay, warmup=self.warmup,
             clip=self.clip, samples_per_epoch=self.samples_per_epoch,
             lengths=(target - start).cpu().numpy(), validate=validate,
+            at_once=_SAMPLES_AT_ONCE.get(torch.device(device).type),
             monitor="ndcg@10" if validate else "", patience=patience if validate else None,
             precision=resolve_precision(self.precision, device), device=device,
             seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,

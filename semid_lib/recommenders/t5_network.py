@@ -139,25 +139,24 @@ class Decoding:
     """Decodes many beams of many users, one code a call, with cached keys and values.
 
     The memory's keys and values are made once per user; a user's beams are query rows that
-    share them, so nothing of the memory is repeated. The beams' own keys and values are written
-    once into slots and never move: a mask lets each beam see the slots of its ancestors.
+    share them, so nothing of the memory is repeated. A beam's own keys and values, at most L, are
+    kept with the beam, and are copied when the beam has children.
 
     Args:
         memory, padding: what `T5.encode` returned, for B users.
-        widths: how many beams per user each step will be given, the first step's 1 included.
+
+    Cost: a dense product with the keys of all beams (of which a beam may see L) was 3 times
+    slower than `Layer.step`'s sums over the L that it may see.
     """
 
-    def __init__(self, model: T5, memory: Tensor, padding: Tensor | None, widths: Sequence[int]):
+    def __init__(self, model: T5, memory: Tensor, padding: Tensor | None):
         self.model = model
         self.cross = [layer.memory(memory) for layer in model.decoder]
         self.padding = None
         if padding is not None:
             self.padding = memory.new_zeros(padding.shape).masked_fill(~padding, -math.inf)
-        self.bias = model._bias(model.decoder_bias, model.decoder_buckets, len(widths))[0]
-        width = model.num_heads * model.head_dim
-        self.past = memory.new_empty(len(model.decoder), len(memory), sum(widths), 2 * width)
-        self.slots = torch.empty(len(memory), 1, 0, dtype=torch.int64, device=memory.device)
-        self.used = 0
+        self.bias = model._bias(model.decoder_bias, model.decoder_buckets, len(model.level_sizes))
+        self.past = [[] for _ in model.decoder]
 
     def step(self, tokens: Tensor, parents: Tensor | None = None) -> Tensor:
         """Feed each beam's newest token and return the beams' states.
@@ -169,21 +168,24 @@ class Decoding:
         Returns:
             `[B, W, D]`, from which the next code is predicted.
         """
-        users, beams = tokens.shape
         if parents is not None:
-            chosen = parents[:, :, None].expand(-1, -1, self.slots.shape[2])
-            self.slots = self.slots.gather(1, chosen)
-        begin, self.used = self.used, self.used + beams
-        own = torch.arange(begin, self.used, device=tokens.device).expand(users, -1)
-        self.slots = torch.cat([self.slots, own[:, :, None]], 2)
-        place = self.slots.shape[2] - 1
-        bias = self.bias[None, :, None, place, : place + 1].expand(users, -1, beams, -1)
-        seen = bias.new_full((*bias.shape[:3], self.used), -math.inf)
-        seen.scatter_(3, self.slots[:, None].expand_as(bias), bias)
+            self.past = [[_children(kept, parents) for kept in past] for past in self.past]
+        place = len(self.past[0])
+        bias = self.bias[0, :, place, : place + 1]
         x = self.model.embedding(tokens)
         for layer, past, cross in zip(self.model.decoder, self.past, self.cross):
-            x = layer.step(x, past[:, : self.used], seen, cross, self.padding)
+            x = layer.step(x, past, bias, cross, self.padding)
         return self.model.decoder_norm(x)
+
+
+def _children(kept: Tensor, parents: Tensor) -> Tensor:
+    """Rows `parents` `[B, W]` of `[B, V, C]`; as it is where V is 1, for it broadcasts."""
+    users, width, _ = kept.shape
+    if width == 1:
+        return kept
+    first = torch.arange(users, device=kept.device)[:, None] * width
+    rows = kept.flatten(0, 1).index_select(0, (first + parents).flatten())
+    return rows.unflatten(0, parents.shape)
 
 
 class Layer(nn.Module):
@@ -212,16 +214,15 @@ class Layer(nn.Module):
             x = x + self.dropout(self._cross(x, memory, padding))
         return x + self.dropout(self._ffn(x))
 
-    def step(self, x, past, seen, memory, padding):
+    def step(self, x, past, bias, memory, padding):
         """Advance W beams of B users, `[B, W, D]`, by one place.
 
-        `past` `[B, slots, 2 H d]` holds keys and values; the last W slots are filled here.
-        `seen` `[B, H, W, slots]` is the bias, -inf where a slot is no ancestor.
+        `past` holds keys and values `[B, W or 1, 2 H d]` of each place before, and gets this
+        one's; `bias` `[H, places]`.
         """
-        qkv = self.qkv(self.norm(x))
-        q, new = qkv.tensor_split([qkv.shape[-1] // 3], -1)
-        past[:, -x.shape[1] :] = new
-        x = self.out(self._attend(*self._heads(q, 1), *self._heads(past, 2), seen)).add_(x)
+        qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.num_heads, -1))
+        past.append(qkv[:, :, 1:].flatten(2))
+        x = self.out(self._attend_places(qkv[:, :, 0], past, bias)).add_(x)
         x = self._cross(x, memory, padding).add_(x)
         return self._ffn(x).add_(x)
 
@@ -234,12 +235,21 @@ class Layer(nn.Module):
         return self.cross_out(self._attend(q, *memory, padding))
 
     def _ffn(self, x):
-        hidden = self.wide(self.ffn_norm(x))
-        hidden = hidden.relu() if hidden.requires_grad else hidden.relu_()
-        return self.narrow(self.dropout(hidden))
+        return self.narrow(self.dropout(self.wide(self.ffn_norm(x))).relu_())
+
+    def _attend_places(self, q, past, bias):
+        """Attention of `[B, W, H, d]` to the few places of each beam, heads joined again."""
+        keys, values = zip(*(kept.unflatten(-1, (2, *q.shape[2:])).unbind(2) for kept in past))
+        scores = torch.stack([(q * k).sum(-1) + b for k, b in zip(keys, bias.unbind(-1))])
+        first, *others = zip(scores.softmax(0)[..., None], values)
+        mixed = torch.mul(*first)
+        for weight, value in others:
+            mixed.addcmul_(weight, value)
+        return mixed.flatten(2)
 
     def _heads(self, x, parts):
-        return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = x.unflatten(-1, (parts, self.num_heads, -1))
+        return [part.transpose(1, 2) for part in x.unbind(2)]
 
     def _attend(self, q, k, v, mask):
         """Unscaled attention of `[B, H, T, d]`, heads joined again: `[B, T, H d]`."""
