@@ -212,6 +212,7 @@ def map_to_plane(vectors, method: str = "tsne", random_state: int = 0) -> np.nda
     Cost: 1,682 vectors take 2 s (t-SNE) or 1 s (UMAP, after compiling for about 5 s).
     """
     from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
 
     from semid_lib.diagnostics._inputs import as_matrix
 
@@ -236,7 +237,9 @@ def map_to_plane(vectors, method: str = "tsne", random_state: int = 0) -> np.nda
     near = NearestNeighbors(n_neighbors=16, metric="cosine").fit(X)
     distance, index = near.kneighbors(X)
     known = index[:, :15], distance[:, :15].astype(np.float32)
-    with warnings.catch_warnings():  # it warns that it cannot place new points, which nobody asks
+    # UMAP leaves torch with as many threads as there are cores, which the limits take back, and
+    # warns that it cannot place new points, which nobody asks.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         layout = UMAP(
             15, metric="cosine", precomputed_knn=known, random_state=random_state, n_jobs=1

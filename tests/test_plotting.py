@@ -5,6 +5,7 @@ import colorsys
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 
 from semid_lib import plotting
 from semid_lib.errors import InputError
@@ -99,7 +100,9 @@ def test_a_map_keeps_groups_apart_and_is_the_same_again(method):
     group = np.repeat(np.arange(3), 30)
     vectors = 10 * np.eye(8)[group] + rng.normal(size=(90, 8))
     vectors *= rng.uniform(1, 9, size=(90, 1))  # length does not matter
+    torch.set_num_threads(1)
     places = plotting.map_to_plane(vectors, method)
+    assert torch.get_num_threads() == 1
     means = np.stack([places[group == g].mean(axis=0) for g in range(3)])
     nearest = ((places[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     assert (nearest == group).all()
