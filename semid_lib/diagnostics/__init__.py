@@ -10,6 +10,7 @@ from semid_lib.diagnostics.behaviour import (
     neighbour_purity,
 )
 from semid_lib.diagnostics.codes import (
+    code_gini,
     code_usage,
     collision_rate,
     gini,
@@ -17,9 +18,12 @@ from semid_lib.diagnostics.codes import (
     prefix_entropy,
 )
 from semid_lib.diagnostics.geometry import (
+    code_means,
     code_terms,
     effective_rank,
+    preference_discrimination,
     reconstruction_error,
+    semantic_cohesion,
     within_code_cosine,
 )
 
@@ -27,6 +31,8 @@ __all__ = [
     "chance_purity",
     "cluster_nmi",
     "co_occurrence",
+    "code_gini",
+    "code_means",
     "code_overlap",
     "code_terms",
     "code_usage",
@@ -37,7 +43,9 @@ __all__ = [
     "louvain",
     "marginal_entropy",
     "neighbour_purity",
+    "preference_discrimination",
     "prefix_entropy",
     "reconstruction_error",
+    "semantic_cohesion",
     "within_code_cosine",
 ]

@@ -8,21 +8,37 @@ from semid_lib.codes import SemanticIds
 from semid_lib.diagnostics._inputs import as_ids
 from semid_lib.errors import InputError
 
+KINDS = ("items_per_id", "excess", "shared")
 
-def collision_rate(codes) -> float:
-    """Compute the mean number of items per distinct ID, N / distinct: 1 if all are unique.
 
-    Source: R3-VAE Table 6, whose printed values are this ratio (12,101 / 247 = 48.99).
+def collision_rate(codes, kind: str = "items_per_id") -> float:
+    """Compute how much items share IDs, in one of the three definitions that papers use.
+
+    - "items_per_id": N / distinct, the mean number of items per distinct ID; 1 if all are unique
+      (R3-VAE Tables 4 and 6, whose printed values are this ratio: 12,101 / 247 = 48.99).
+    - "excess": 1 - distinct / N, the share of items beyond the first of their ID (LETTER).
+    - "shared": the share of items whose ID another item has too.
 
     Args:
         codes: `[N, L]` integers, or a `SemanticIds`.
+        kind: one of the three.
+
+    Raises:
+        InputError: another kind.
 
     Example:
         >>> collision_rate([[0, 1], [0, 1], [2, 0]])
         1.5
     """
+    if kind not in KINDS:
+        raise InputError(f"kind is {kind!r}, but must be one of {KINDS}")
     sids = as_ids(codes)
-    return sids.num_items / sids.num_ids
+    if kind == "items_per_id":
+        return sids.num_items / sids.num_ids
+    if kind == "excess":
+        return 1 - sids.num_ids / sids.num_items
+    counts = sids.trie.num_children[-1]
+    return float(counts[counts > 1].sum() / sids.num_items)
 
 
 def gini(codes) -> float:
@@ -35,10 +51,29 @@ def gini(codes) -> float:
         >>> gini([[0], [1], [1], [1]])
         0.25
     """
-    counts = np.sort(as_ids(codes).trie.num_children[-1])
-    n = len(counts)
-    ranked = np.arange(1, n + 1) @ counts
-    return float(2 * ranked / (n * counts.sum()) - (n + 1) / n)
+    return _gini(as_ids(codes).trie.num_children[-1])
+
+
+def code_gini(codes, level_sizes=None) -> np.ndarray:
+    """Compute the Gini coefficient of the items per code, level by level, over all K codes.
+
+    Unlike in `gini`, codes without an item count: one code for all items gives 1 - 1 / K.
+
+    Args:
+        codes: `[N, L]` integers, or a `SemanticIds` (which brings its level sizes).
+        level_sizes: K_l; by default the largest code of the level plus one.
+
+    Returns:
+        `[L]` float64 in 0..1.
+    """
+    sids = codes if isinstance(codes, SemanticIds) else SemanticIds(codes, level_sizes)
+    columns = zip(sids.codes.T, sids.level_sizes)
+    return np.array([_gini(np.bincount(column, minlength=size)) for column, size in columns])
+
+
+def _gini(counts) -> float:
+    n, counts = len(counts), np.sort(counts)
+    return float(2 * (np.arange(1, n + 1) @ counts) / (n * counts.sum()) - (n + 1) / n)
 
 
 def prefix_entropy(codes, weights=None) -> np.ndarray:

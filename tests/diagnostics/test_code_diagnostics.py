@@ -10,6 +10,7 @@ from scipy.stats import entropy
 
 from semid_lib.codes import SemanticIds
 from semid_lib.diagnostics import (
+    code_gini,
     code_usage,
     collision_rate,
     gini,
@@ -18,6 +19,7 @@ from semid_lib.diagnostics import (
 )
 from semid_lib.errors import CodesError, InputError
 
+KINDS = ("items_per_id", "excess", "shared")
 codes_lists = st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=30)
 
 
@@ -34,7 +36,55 @@ def test_collision_rate_of_r3vae_table_6(distinct, printed):
 
 
 def test_collision_rate_of_unique_ids():
-    assert collision_rate(SemanticIds([[0, 1], [1, 0]])) == 1
+    unique = SemanticIds([[0, 1], [1, 0]])
+    assert [collision_rate(unique, kind) for kind in KINDS] == [1, 0, 0]
+
+
+@given(codes_lists)
+@settings(max_examples=80, deadline=None)
+def test_collision_rates_equal_their_definitions(rows):
+    counts = Counter(map(tuple, rows))
+    shared = sum(counts[tuple(row)] > 1 for row in rows) / len(rows)
+    expected = [len(rows) / len(counts), 1 - len(counts) / len(rows), shared]
+    assert [collision_rate(rows, kind) for kind in KINDS] == pytest.approx(expected)
+
+
+def test_collision_rates_of_one_pair_in_four_items():
+    # {a, a, b, c}: 4 / 3 items an ID; one of four too many; two of four share.
+    codes = [[7], [7], [0], [3]]
+    assert [collision_rate(codes, kind) for kind in KINDS] == pytest.approx([4 / 3, 0.25, 0.5])
+    with pytest.raises(InputError, match="kind is 'mean', but must be one of"):
+        collision_rate(codes, "mean")
+
+
+# R3-VAE prints CR and Gini of one tokenizer side by side: where only pairs collide, one gives the
+# other. Table 6: R-KMeans, R3-VAE; Table 4: R3-VAE, MQ, R-KMeans.
+@pytest.mark.parametrize(
+    ("rate", "printed", "places"),
+    [(1.14, 0.11, 2), (1.11, 0.09, 2), (1.033, 0.0314, 3), (1.037, 0.0348, 3), (1.039, 0.0366, 3)],
+)
+def test_gini_fits_the_collision_rate_printed_beside_it(rate, printed, places):
+    ids = 10_000
+    codes = np.append(np.arange(ids), np.arange(round(ids * (rate - 1))))[:, None]
+    assert collision_rate(codes) == pytest.approx(rate)
+    assert gini(codes) == pytest.approx(printed, abs=10.0**-places)
+
+
+def test_code_gini_counts_codes_without_items():
+    # Level 0: counts (4, 0, 0, 0), all on one of four: 1 - 1/4. Level 1: (2, 2). Level 2: (1, 3).
+    codes = [[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 1]]
+    assert code_gini(codes, (4, 2, 2)) == pytest.approx([0.75, 0, 0.25])
+    assert code_gini(SemanticIds(codes, (4, 2, 2))) == pytest.approx([0.75, 0, 0.25])
+    assert code_gini(codes) == pytest.approx([0, 0, 0.25])
+
+
+@given(codes_lists)
+@settings(max_examples=80, deadline=None)
+def test_code_gini_equals_mean_absolute_difference(rows):
+    for column, value in zip(np.transpose(rows), code_gini(rows, (4, 4, 4))):
+        counts = np.array([(column == code).sum() for code in range(4)])
+        pairs = np.abs(counts[:, None] - counts[None]).mean()
+        assert value == pytest.approx(pairs / (2 * counts.mean()), abs=1e-12)
 
 
 @pytest.mark.parametrize(("rate", "printed"), [(1.12, 0.11), (1.1, 0.09)])

@@ -9,9 +9,12 @@ from sklearn.metrics import r2_score
 
 from semid_lib.codes import SemanticIds
 from semid_lib.diagnostics import (
+    code_means,
     code_terms,
     effective_rank,
+    preference_discrimination,
     reconstruction_error,
+    semantic_cohesion,
     within_code_cosine,
 )
 from semid_lib.errors import CodesError, InputError
@@ -351,3 +354,127 @@ def test_settings_out_of_range():
         reconstruction_error(z, [[0.0, 1.0], [1.0, 2.0]])
     with pytest.raises(InputError, match="row 0 of reconstruction"):
         reconstruction_error(z, [[np.inf], [1.0]])
+
+
+# ------------------------------------------------------------------ SC and PD of R3-VAE
+
+
+def cos(a, b):
+    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def cohesion_by_pairs(Z, rows):
+    """Eq. 8 and 9, pair by pair."""
+    found = []
+    for items in groups_of(rows):
+        if len(items) > 1:
+            pairs = [cos(Z[i], Z[j]) for i in items for j in items if i != j]
+            found.append(np.mean(pairs))
+    return np.mean(found) if found else np.nan
+
+
+def discrimination_by_pairs(P, t=2.0):
+    """Eq. 10, pair by pair."""
+    pairs = [np.exp(-t * (1 - cos(P[a], P[b]))) for a in range(len(P)) for b in range(a)]
+    return np.log(np.mean(pairs))
+
+
+@given(coded_vectors())
+@settings(max_examples=60, deadline=None)
+def test_cohesion_equals_its_pairs(case):
+    Z, rows = case
+    expected = cohesion_by_pairs(Z, rows)
+    assert semantic_cohesion(Z, rows) == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_cohesion_of_a_worked_example():
+    # ID (0,): cosines 1, 0, 0, mean 1/3. ID (1,): -1. ID (2,) has one item and does not count.
+    Z = np.array([[1, 0], [2, 0], [0, 3], [1, 1], [-1, -1], [5, 5]])
+    assert semantic_cohesion(Z, [[0], [0], [0], [1], [1], [2]]) == pytest.approx(-1 / 3)
+    assert np.isnan(semantic_cohesion(Z, np.arange(6)[:, None]))  # unique IDs
+
+
+def test_cohesion_leaves_out_vectors_without_direction():
+    Z = np.array([[1.0, 0], [0, 1], [0, 0], [0, 0], [1, 2]])
+    assert semantic_cohesion(Z, [[0], [0], [0], [1], [1]]) == pytest.approx(0)
+
+
+def test_cohesion_does_not_depend_on_chunks(monkeypatch):
+    rng = np.random.default_rng(5)
+    Z, rows = rng.normal(size=(60, 3)).astype(np.float32), rng.integers(0, 2, size=(60, 2))
+    rows[:25] = 0  # one ID over several chunks
+    expected = cohesion_by_pairs(Z.astype(np.float64), rows)
+    for chunk in (1, 7, 1000):
+        monkeypatch.setattr("semid_lib.diagnostics.geometry.CHUNK", chunk)
+        assert semantic_cohesion(Z, rows) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 1000])
+def test_discrimination_equals_its_pairs(monkeypatch, rows_at_once):
+    monkeypatch.setattr("semid_lib.diagnostics.geometry.KERNEL_ROWS", rows_at_once)
+    rng = np.random.default_rng(6)
+    books = [rng.normal(size=(m, 4)) + 0.5 for m in (12, 2, 7)]
+    expected = [discrimination_by_pairs(book) for book in books]
+    assert preference_discrimination(books, per_level=True) == pytest.approx(expected)
+    assert preference_discrimination(books) == pytest.approx(np.mean(expected))
+    assert preference_discrimination(books[0]) == pytest.approx(expected[0])
+    assert preference_discrimination(books[2], t=0.3) == pytest.approx(
+        discrimination_by_pairs(books[2], 0.3)
+    )
+
+
+@pytest.mark.parametrize("m", [2, 3, 8, 256])
+def test_discrimination_lies_between_a_simplex_and_one_direction(m):
+    """The simplex of m directions is the least: -2 (1 + 1 / (m - 1)), -2.008 for 256 codes."""
+    simplex = np.eye(m) - 1 / m
+    floor = -2 * (1 + 1 / (m - 1))
+    assert preference_discrimination(simplex) == pytest.approx(floor)
+    assert preference_discrimination(np.eye(m)) == pytest.approx(-2)
+    rays = np.outer(np.arange(1, m + 1), [0.6, 0.8])
+    assert preference_discrimination(rays) == pytest.approx(0, abs=1e-12)
+    if m == 256:
+        assert round(floor, 3) == -2.008
+    other = np.random.default_rng(m).normal(size=(m, m))
+    assert floor <= preference_discrimination(other) <= 0
+
+
+def test_discrimination_of_used_codewords_and_of_means():
+    book = np.array([[1.0, 0], [0, 1], [1, 1], [0, 0]])
+    codes = np.array([[0], [1], [1], [3]])  # codeword 2 is unused, 3 has no direction
+    assert preference_discrimination([book], codes) == pytest.approx(-2)
+    assert preference_discrimination(book) == pytest.approx(discrimination_by_pairs(book[:3]))
+    assert np.isnan(preference_discrimination(book[[0, 3]]))
+    with pytest.raises(CodesError, match="codes up to"):
+        preference_discrimination([book], [[4]])
+    vectors = np.array([[1.0, 0], [3, 0], [0, 1], [0, 5], [9, 9]])
+    codes = [[0, 2], [0, 2], [4, 2], [4, 0], [4, 0]]
+    first, second = code_means(vectors, codes)
+    assert first == pytest.approx(np.array([[2, 0], [3, 5]]))
+    assert second == pytest.approx(np.array([[4.5, 7], [4 / 3, 1 / 3]]))
+    assert code_means([vectors, -vectors], codes)[1] == pytest.approx(-second)
+    with pytest.raises(InputError, match="one matrix for all levels or one for each"):
+        code_means([vectors] * 3, codes)
+
+
+def test_discrimination_of_many_vectors_is_that_of_a_sample():
+    Z = np.random.default_rng(8).normal(size=(3000, 16)) + 0.4
+    exact = preference_discrimination(Z)
+    sampled = [preference_discrimination(Z, max_vectors=1000, random_state=s) for s in (0, 1, 1)]
+    assert sampled == pytest.approx([exact] * 3, abs=0.03)
+    assert sampled[1] == sampled[2] != sampled[0]
+
+
+@pytest.mark.parametrize("settings_", [{"t": 0}, {"t": np.nan}, {"max_vectors": 1}])
+def test_discrimination_names_bad_settings(settings_):
+    with pytest.raises(InputError, match="must be above 0 and 1"):
+        preference_discrimination(np.eye(3), **settings_)
+
+
+def test_cohesion_and_discrimination_name_bad_vectors():
+    bad = np.eye(3)
+    bad[1, 1] = np.inf
+    for call in (lambda: semantic_cohesion(bad, [[0]] * 3), lambda: preference_discrimination(bad)):
+        with pytest.raises(InputError, match="row 1 of vectors"):
+            call()
+    with pytest.raises(CodesError, match="codes of 2 items for 3"):
+        semantic_cohesion(np.eye(3), [[0], [1]])
