@@ -144,6 +144,8 @@ def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu"):
     space.start(_spread(space, len(Z), k, rng) if init is None else init)
     price = np.zeros(k)
     for step in range(1, max_iter + 1):  # noqa: B007 - the number of steps is returned
+        if step == 2:  # the first prices were those of single points, not of means
+            price[:] = 0
         labels = space.assign(price)
         if space.update() == 0:
             break
@@ -197,7 +199,7 @@ class Rows:
             self.labels[centres] = np.arange(len(centres))
         self.sums = (centres if self.given else self.rows[centres]).astype(np.float64)
         self.counts = np.ones(len(centres), np.int64)
-        self.cost = np.empty((len(self.Z), len(centres)), self.Z.dtype)
+        self.cost = np.empty((len(centres), len(self.Z)), self.Z.dtype)
 
     def assign(self, price) -> np.ndarray:
         """Labels of the balanced assignment to the centres; `price` is changed in place."""
@@ -210,8 +212,10 @@ class Rows:
 
     def _fill_cost(self):
         means = self.sums / self.counts[:, None]
-        np.matmul(self.Z, (-2 * means).astype(self.Z.dtype).T, out=self.cost)
-        self.cost += (means * means).sum(axis=1).astype(self.Z.dtype)
+        norms = (means * means).sum(axis=1).astype(self.Z.dtype)
+        factor = np.ascontiguousarray((-2 * means).astype(self.Z.dtype).T)
+        for i in range(0, len(self.Z), 1024):
+            self.cost[:, i : i + 1024] = (self.Z[i : i + 1024] @ factor + norms).T
 
     def update(self) -> int:
         """Move the centres to the means of the last labels; return how many labels changed."""
@@ -246,8 +250,7 @@ class Gram(Rows):
         inside = np.flatnonzero(self.labels >= 0)
         owner = self.labels[inside]
         norms = np.bincount(owner, means[owner, inside], len(means)) / self.counts
-        np.multiply(means.T, -2, out=self.cost, casting="same_kind")
-        self.cost += norms.astype(self.Z.dtype)
+        np.add(-2 * means, norms[:, None], out=self.cost, casting="same_kind")
 
     def centres(self) -> np.ndarray:
         from semid_lib.quantizers._transport import shift_sums

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from semid_lib.errors import InputError
-from semid_lib.quantizers.kmeans import HierarchicalKMeans
+from semid_lib.quantizers.kmeans import HierarchicalKMeans, groups
 
 
 class GAOQ(HierarchicalKMeans):
@@ -77,10 +77,24 @@ class GAOQ(HierarchicalKMeans):
         self.anchors_, self.coherence_, self.alignment_ = [], [], []
         return super().fit(X)
 
-    def _prepare_level(self, level, residuals, count) -> None:
-        """ORTHO(g_l), line 8: the anchors of a level, before its parents are matched."""
+    def _number(self, level, residuals, parent) -> np.ndarray:
         if level == 0:
-            return
+            return np.arange(len(parent))
+        A = self._draw_anchors(level, residuals, len(parent))
+        number, total = np.empty(len(parent), np.int64), 0.0
+        siblings = groups(parent)
+        few = max(1, 1024 // len(siblings[0]))
+        for first in range(0, len(siblings), few):  # parents that share a matrix product
+            several = siblings[first : first + few]
+            W = _unit(residuals(np.concatenate(several))) @ A.T
+            for rows, W_p in zip(several, np.split(W, np.cumsum([len(r) for r in several[:-1]]))):
+                number[rows] = match(W_p)
+                total += float(W_p[np.arange(len(rows)), number[rows]].sum(dtype=np.float64))
+        self.alignment_.append(total / len(parent))
+        return number
+
+    def _draw_anchors(self, level, residuals, count) -> np.ndarray:
+        """ORTHO(g_l), line 8: the anchors of a level, before its parents are matched."""
         g, d = self.level_sizes_[level], len(self.mean_)
         rng = np.random.default_rng([self.random_state, level, 0, 3])
         if self.anchors == "principal":
@@ -89,21 +103,10 @@ class GAOQ(HierarchicalKMeans):
             A = orthonormal_anchors(g, d, rng) if g <= d else low_coherence_frame(g, d, rng)
         self.anchors_.append(A.astype(self._dtype))
         self.coherence_.append(coherence(A))
-
-    def _number(self, level, residuals, parent) -> np.ndarray:
-        number = super()._number(level, residuals, parent)
-        if level > 0:
-            A, total = self.anchors_[level - 1], 0.0
-            for rows in _blocks(len(parent)):
-                total += float((_unit(residuals(rows)) * A[number[rows]]).sum(dtype=np.float64))
-            self.alignment_.append(total / len(parent))
-        return number
+        return self.anchors_[-1]
 
     def _choose(self, level, residuals, free, rng) -> np.ndarray:
-        """Match m siblings to the free anchors, lines 10 and 11: `[m]` int64, distinct."""
-        W = _unit(residuals) @ self.anchors_[level - 1][free].T
-        j, k = linear_sum_assignment(W, maximize=True)  # j is 0..m-1: all siblings are matched
-        return free[k]
+        return free[match(_unit(residuals) @ self.anchors_[level - 1][free].T)]
 
     def _state(self):
         anchors = {f"anchors.{i}": A for i, A in enumerate(self.anchors_)}
@@ -114,6 +117,14 @@ class GAOQ(HierarchicalKMeans):
         self.anchors_ = [arrays[f"anchors.{i}"] for i in range(len(self.level_sizes_) - 1)]
         self.coherence_ = [coherence(A) for A in self.anchors_]
         self.alignment_ = arrays["alignment"].tolist()
+
+
+def match(W: np.ndarray) -> np.ndarray:
+    """Give each row of W, `[m, g]` with m <= g, a column of its own so that the sum is greatest.
+
+    Lines 10 and 11, the Hungarian method (SciPy's). Returns: `[m]` int64. Cost: O(m^2 g).
+    """
+    return linear_sum_assignment(W, maximize=True)[1]  # the rows come as 0..m-1
 
 
 def orthonormal_anchors(g: int, d: int, rng) -> np.ndarray:

@@ -157,7 +157,7 @@ class HierarchicalKMeans(Quantizer):
 
     def _split(self, Z, node, b, num_parents, seed, level):
         """Split every node: children `[N]`, means `[P, b, D]`, prices `[P, b]`."""
-        groups = _groups(node)
+        members = groups(node)
         child = np.empty(len(Z), np.int64)
         means = np.empty((num_parents, b, Z.shape[1]), Z.dtype)
         prices = np.empty((num_parents, b))
@@ -165,10 +165,10 @@ class HierarchicalKMeans(Quantizer):
         def split(p):
             rows, shift = Z, 0
             if num_parents > 1:
-                rows = Z[groups[p]]
+                rows = Z[members[p]]
                 shift = rows.mean(axis=0, dtype=np.float64).astype(Z.dtype)
                 rows -= shift
-            child[groups[p]], centres, prices[p], steps = lloyd(
+            child[members[p]], centres, prices[p], steps = lloyd(
                 rows, b, np.random.default_rng([seed, level, p]), self.max_iter,
                 backend=self.backend, device=self.device,
             )  # fmt: skip
@@ -186,18 +186,14 @@ class HierarchicalKMeans(Quantizer):
 
         `residuals(rows)` are the vectors child minus parent, `parent` `[M]` their parents.
         """
-        self._prepare_level(level, residuals, len(parent))
         if level == 0:
             return np.arange(len(parent))
         slots = np.arange(self.level_sizes_[level])
         rng = np.random.default_rng([self.random_state, level, 0, 1])
         number = np.empty(len(parent), np.int64)
-        for rows in _groups(parent):
+        for rows in groups(parent):
             number[rows] = self._choose(level, residuals(rows), slots, rng)
         return number
-
-    def _prepare_level(self, level, residuals, count) -> None:
-        """Learn what the numbering of a level needs, before it begins."""
 
     def _choose(self, level, residuals, free, rng) -> np.ndarray:
         """Give m siblings distinct numbers out of `free` (at least m): `[m]` int64."""
@@ -281,7 +277,7 @@ class HierarchicalKMeans(Quantizer):
         self.prices_ = [arrays[f"prices.{level}"] for level in levels]
 
 
-def _groups(number) -> list[np.ndarray]:
+def groups(number) -> list[np.ndarray]:
     """The rows that hold each number 0, 1, ..., ascending."""
     return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 

@@ -19,7 +19,7 @@ from semid_lib.quantizers.base import NotFittedError
 
 def numba_balance(cost, price):
     label = np.empty(len(cost), np.int64)
-    _transport.balance(cost, price, label)
+    _transport.balance(np.ascontiguousarray(cost.T), price, label)
     return label
 
 
@@ -89,6 +89,43 @@ def test_assignment_is_exact_property(data, k, seed):
     entries = data.draw(st.sampled_from([2, 5, 1000]))
     cost = np.random.default_rng(seed).integers(0, entries, size=(n, k)).astype(float)
     assert_optimal(cost, np.zeros(k), numba_balance)
+
+
+@pytest.mark.parametrize("case", ["smooth", "lopsided", "duplicates", "far price"])
+def test_many_points_a_cluster_are_assigned_exactly(case):
+    """Enough points that Newton steps come first and the repair looks at some points only."""
+    rng = np.random.default_rng(8)
+    k, n = 4, 1003
+    points, centres = rng.normal(size=(n, 2)), rng.normal(size=(k, 2))
+    price = np.zeros(k)
+    if case == "lopsided":  # two thirds of the points must go to the far clusters
+        centres[2:] += 9
+    if case == "duplicates":  # 20 distinct points: they tie by the fifty
+        points = points[rng.integers(20, size=n)]
+    if case == "far price":
+        price = np.array([0.0, 1e3, -1e3, 1e6])
+    assert_optimal(((points[:, None] - centres) ** 2).sum(-1), price, numba_balance)
+
+
+def test_a_repair_that_needs_points_out_of_reach_is_made_again(monkeypatch):
+    """Clusters in a row: to fill the last, prices must rise by far more than the nearest gaps."""
+    rng = np.random.default_rng(9)
+    x = np.concatenate([rng.uniform(-0.4, 0.4, 300) + 10 * j for j in range(4)])
+    x = np.concatenate([x, x[-3:] + 0.01])  # the last cluster holds three too many
+    cost = (x[:, None] - 10.0 * np.arange(4)) ** 2
+    cost[:300, 0] -= rng.uniform(0, 50, 300)
+    assert_optimal(cost, np.zeros(4), numba_balance)
+    looked_at, repair = [], _transport._repair
+
+    def watched(table, *arguments):
+        looked_at.append(len(table))
+        return repair(table, *arguments)
+
+    monkeypatch.setattr(_transport, "_repair", watched)
+    label = np.empty(1203, np.int64)
+    _transport.balance.py_func(np.ascontiguousarray(cost.T), np.zeros(4), label)
+    assert len(looked_at) == 2 and looked_at[0] < 200 and looked_at[1] == 1203
+    assert (label == numba_balance(cost, np.zeros(4))).all()
 
 
 def test_crowded_start_far_from_balance_is_exact():
