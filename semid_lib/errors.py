@@ -55,3 +55,7 @@ class CheckpointError(SemidError):
 
 class RecordError(SemidError):
     """A run record that is corrupt, incomplete or contradicts an existing one."""
+
+
+class MissingPackageError(SemidError, ImportError):
+    """A feature whose optional package is not installed; the message names the extra."""

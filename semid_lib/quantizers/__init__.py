@@ -7,6 +7,8 @@ _HOMES = {
     "GAOQ": "gaoq",
     "HierarchicalKMeans": "kmeans",
     "KMeans": "kmeans",
+    "OPQ": "product",
+    "PQ": "product",
     "ResidualKMeans": "residual",
 }
 __all__ = sorted(_HOMES)

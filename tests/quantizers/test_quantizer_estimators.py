@@ -2,7 +2,15 @@
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from semid_lib.quantizers import GAOQ, BalancedKMeans, HierarchicalKMeans, KMeans, ResidualKMeans
+from semid_lib.quantizers import (
+    GAOQ,
+    OPQ,
+    PQ,
+    BalancedKMeans,
+    HierarchicalKMeans,
+    KMeans,
+    ResidualKMeans,
+)
 
 DEVIATIONS = {}  # check -> reason; none is needed
 
@@ -14,6 +22,8 @@ DEVIATIONS = {}  # check -> reason; none is needed
         ResidualKMeans(num_levels=2, n_clusters=3),
         HierarchicalKMeans((2, 2, 200)),  # "auto" leaves no room for a check's new rows
         GAOQ((2, 2, 200)),
+        PQ(num_blocks=1, num_codes=4),
+        OPQ(num_blocks=1, num_codes=4, num_rounds=3),
     ],
     expected_failed_checks=lambda estimator: DEVIATIONS,
 )
