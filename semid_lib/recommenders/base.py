@@ -163,6 +163,8 @@ class Recommender(BaseEstimator):
             "item_ids": None if self.item_ids_ is None else self.item_ids_.tolist(),
             "fields": getattr(self, "fields_", None),
         }
+        if hasattr(self, "history_"):
+            meta["history"] = {**vars(self.history_), "snapshots": {}}
         return save_tensors(path, self._state(), meta)
 
     @classmethod
@@ -175,5 +177,9 @@ class Recommender(BaseEstimator):
         self._index = None
         if meta.get("fields"):
             self.fields_ = tuple(meta["fields"])
+        if "history" in meta:
+            from semid_lib.training import History
+
+            self.history_ = History(**meta["history"])
         self._restore(tensors)
         return self

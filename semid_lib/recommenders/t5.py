@@ -235,27 +235,24 @@ class T5Recommender(Recommender):
 
     @torch.no_grad()
     def _generate(self, histories, k, exclude_history):
-        """Beam search. `exclude_history` takes items out of the list, which is not refilled."""
+        """Beam search; with `exclude_history` one beam more for each item that is taken out."""
         if k > self.num_beams:
             raise InputError(
                 f"k is {k}, but the search keeps {self.num_beams} beams and can return no more "
                 "items: set num_beams (also after fit) to k or more"
             )
-        network = self.network_.eval()
-        device = self._tokens.device
+        self.network_.eval()
         items = np.full((len(histories), k), PADDING)
         scores = np.full((len(histories), k), -np.inf)
         recent = [history[-self.max_history :] for history in histories]
-        order = np.argsort([len(history) for history in recent], kind="stable")
-        size = _USERS_AT_ONCE.get(device.type, 512)
-        for rows in (order[begin : begin + size] for begin in range(0, len(order), size)):
-            length = np.array([len(recent[row]) for row in rows])[:, None]
-            block = np.full((len(rows), length.max()), self.num_items_)
-            block[np.arange(length.max()) < length] = np.concatenate([recent[row] for row in rows])
-            block, length = (torch.as_tensor(a, device=device) for a in (block, length))
-            memory, padding = network.encode(self._history(block, length))
-            leaves, score = beam_search(network, memory, padding, self.sids_.trie, self.num_beams)
-            found, value = (t.cpu().numpy() for t in self._items_of(leaves, score))
+        known = [len(np.unique(history)) if exclude_history else 0 for history in histories]
+        beams = self.num_beams + np.array(known, dtype=np.int64)
+        order = np.lexsort(([len(history) for history in recent], beams))
+        size = _USERS_AT_ONCE.get(self._tokens.device.type, 512)
+        groups = np.split(order, np.flatnonzero(np.diff(beams[order])) + 1)  # equal beams
+        blocks = [group[at : at + size] for group in groups for at in range(0, len(group), size)]
+        for rows in blocks:
+            found, value = self._search([recent[row] for row in rows], int(beams[rows[0]]))
             if exclude_history:
                 seen = [np.isin(line, histories[row]) for line, row in zip(found, rows)]
                 found, value = np.where(seen, PADDING, found), np.where(seen, -np.inf, value)
@@ -263,6 +260,16 @@ class T5Recommender(Recommender):
             items[rows, : first.shape[1]] = np.take_along_axis(found, first, 1)
             scores[rows, : first.shape[1]] = np.take_along_axis(value, first, 1)
         return items, scores
+
+    def _search(self, histories, beams):
+        """Items and scores, `[B, W C]`, of the best IDs for cut histories; see `_items_of`."""
+        length = np.array([len(history) for history in histories])[:, None]
+        block = np.full((len(histories), length.max()), self.num_items_)
+        block[np.arange(length.max()) < length] = np.concatenate(histories)
+        block, length = (torch.as_tensor(a, device=self._tokens.device) for a in (block, length))
+        memory, padding = self.network_.encode(self._history(block, length))
+        found = beam_search(self.network_, memory, padding, self.sids_.trie, beams)
+        return [tensor.cpu().numpy() for tensor in self._items_of(*found)]
 
     def _items_of(self, leaves, score):
         """The items of leaves `[B, W]`, `[B, W C]` (C: most items of one ID), with their scores."""

@@ -50,19 +50,19 @@ class Job:
         name: the row's name, such as "gaoq_root".
         input: what both sides are given, in words.
         peer: the distribution that the peer comes from, as pip calls it.
-        target: least ratio of the peer's time to ours.
+        target: least ratio of the peer's time to ours; None: none is asked for here.
         setup: `setup(round) -> tuple` of arguments for both sides, not timed.
         ours, theirs: called with these arguments; what they return goes to the gate.
         gate: `gate([(arguments, ours, theirs), ...]) -> str`: the quality figures in words, or
             `require` fails.
-        stretch: the ratio hoped for. within: most wall seconds that ours may take.
+        stretch: the ratio hoped for. within: most seconds that ours may take.
         rounds: how many pairs; each may have other arguments.
     """
 
     name: str
     input: str
     peer: str
-    target: float
+    target: float | None
     setup: Callable
     ours: Callable
     theirs: Callable
@@ -108,10 +108,10 @@ def measure(job: Job, benchmark) -> dict:
         [statistics.median(column) for column in zip(*times)] for times in (peer_times, our_times)
     )
     ratios = peer_wall / wall, peer_cpu / cpu
-    threads = num_threads()
-    ratio = ratios[1] if threads == 1 else ratios[0]
-    target = f">= {job.target:g}x" + (f", stretch {job.stretch:g}x" if job.stretch else "")
-    met = ratio >= job.target and (job.within is None or wall <= job.within)
+    ratio, seconds = (ratios[1], cpu) if num_threads() == 1 else (ratios[0], wall)
+    target = "none" if job.target is None else f">= {job.target:g}x"
+    target += f", stretch {job.stretch:g}x" if job.stretch else ""
+    met = ratio >= (job.target or 0) and (job.within is None or seconds <= job.within)
     return store({
         "job": job.name,
         "input": job.input,
@@ -155,7 +155,7 @@ def render(rows) -> str:
         "",
         "Written by `make bench` (how: `harness.py`); do not edit. Times are medians of at least 5",
         "paired rounds: wall seconds, and CPU seconds of the process in brackets. At one thread",
-        "the CPU ratio decides whether the target is met, at more threads the wall ratio.",
+        "the CPU time decides whether the target is met, at more threads the wall time.",
     ]
     for place in dict.fromkeys(row["machine"] for row in rows):
         here = [row for row in rows if row["machine"] == place]

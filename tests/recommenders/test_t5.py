@@ -1,5 +1,6 @@
 """T5Recommender: planted structure, analytic counts, ties, saving, resumption, refusals."""
 
+import copy
 import time
 
 import numpy as np
@@ -102,11 +103,14 @@ def test_a_user_is_independent_of_the_batch(fitted):
 
 def test_excluding_the_history(fitted):
     model, _, _ = fitted
-    histories = np.random.default_rng(2).integers(ITEMS, size=(20, 5)).tolist()  # 2 beyond the cut
-    plain = model.recommend(histories, k=10).tolist()
+    rng = np.random.default_rng(2)
+    histories = [rng.integers(ITEMS, size=n).tolist() for n in rng.integers(1, 60, 40)]
     items, scores = model.recommend(histories, k=10, exclude_history=True, return_scores=True)
-    for history, before, after, score in zip(histories, plain, items.tolist(), scores):
-        kept = [i for i in before if i not in history]
+    for history, after, score in zip(histories, items.tolist(), scores):
+        wide = copy.copy(model).set_params(num_beams=10 + len(set(history)))
+        longest = wide.recommend([history], k=min(wide.num_beams, ITEMS))[0].tolist()
+        kept = [i for i in longest if i not in history][:10]
+        assert len(kept) == min(10, ITEMS - len(set(history)))  # the list is full if it can be
         assert after == kept + [-1] * (10 - len(kept))
         np.testing.assert_array_equal(np.isneginf(score), np.arange(10) >= len(kept))
     assert (items == -1).any()
@@ -145,6 +149,7 @@ def test_save_and_load(fitted, tmp_path):
     path = model.save(tmp_path / "t5.safetensors")
     again = T5Recommender.load(path)
     assert again.sids_ == model.sids_ and again.get_params() == model.get_params()
+    assert again.history_ == model.history_ and len(again.history_.epochs) == 20
     histories = [[1, 2, 3], [4]]
     for a, b in zip(
         again.recommend(histories, k=10, return_scores=True),

@@ -1,0 +1,282 @@
+"""T5: constrained beam search and training against Hugging Face's, with the same weights."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import numpy as np
+import torch
+
+from harness import Job, machine, measure, require
+from semid_lib.codes import SemanticIds
+from semid_lib.data import leave_one_out, load_dataset
+from semid_lib.recommenders.beam import beam_search
+from semid_lib.runtime import keep_memory
+from tests.parity.test_t5_hf import pair, translate
+
+SIZES = (256, 256, 256, 256)
+SHAPE = dict(dim=128, num_layers=4, num_heads=4, head_dim=32, ffn_dim=512)
+BEAMS, USERS, ITEMS = 50, 64, 20
+AMX = "amx_bf16" in machine()
+
+
+# --- t5_beam50
+
+
+@cache
+def catalogue() -> SemanticIds:
+    """12,101 distinct uniform tuples of 4 x 256 codes, sorted."""
+    codes = np.unique(np.random.default_rng(0).integers(0, 256, (12_101, 4)), axis=0)
+    assert len(codes) == 12_101
+    return SemanticIds(codes, SIZES)
+
+
+@cache
+def following() -> dict:
+    """The tokens that may follow each prefix: what the peer's prefix function looks up."""
+    children = {}
+    for tokens in catalogue().tokens.tolist():
+        for level in range(4):
+            children.setdefault(tuple(tokens[:level]), set()).add(tokens[level])
+    return {prefix: sorted(tokens) for prefix, tokens in children.items()}
+
+
+@cache
+def decoders(trained: bool):
+    """Hugging Face's model and ours: at its random start, where beams nearly tie, or trained.
+
+    60 steps of the peer teach that item i follows item i - 1.
+    """
+    keep_memory()
+    theirs, ours = pair(SIZES, **SHAPE)
+    if trained:
+        tokens, rng = torch.from_numpy(catalogue().tokens), np.random.default_rng(2)
+        optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3)
+        for _ in range(60):
+            last = torch.from_numpy(rng.integers(4, len(tokens), (64, 1)))
+            history = tokens[last - torch.arange(4, 0, -1)].flatten(1)
+            loss = theirs(history, labels=tokens[last[:, 0]]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        ours.load_state_dict(translate(theirs.state_dict(), SHAPE["num_layers"]))
+    return theirs, ours
+
+
+def beam_setup(round):
+    """Models by turns, and the histories of 64 users: 20 uniform items, 80 tokens."""
+    theirs, ours = decoders(trained=bool(round % 2))
+    items = np.random.default_rng(10 + round).integers(0, len(catalogue()), (USERS, ITEMS))
+    return theirs, ours, torch.from_numpy(catalogue().tokens[items]).flatten(1)
+
+
+def generate(model, tokens, size):
+    """Hugging Face's `generate`: items `[B, 50]` and scores."""
+    found = [
+        model.generate(
+            block, attention_mask=torch.ones_like(block), num_beams=BEAMS,
+            num_return_sequences=BEAMS, max_new_tokens=4, do_sample=False, length_penalty=0.0,
+            output_scores=True, return_dict_in_generate=True,
+            prefix_allowed_tokens_fn=lambda _, prefix: following()[tuple(prefix.tolist()[1:])],
+        )
+        for block in tokens.split(size)
+    ]  # fmt: skip
+    scores = torch.cat([block.sequences_scores for block in found])
+    sequences = torch.cat([block.sequences[:, 1:] for block in found]).numpy()
+    known = catalogue().tokens @ 1026 ** np.arange(4)
+    order = np.argsort(known)
+    items = order[np.searchsorted(known, sequences @ 1026 ** np.arange(4), sorter=order)]
+    return items.reshape(USERS, BEAMS), scores.view(USERS, BEAMS).numpy()
+
+
+@cache
+def peer_batch() -> int:
+    """Users the peer decodes at once: of 8, 16 and 32 the fastest here."""
+    theirs, _, tokens = beam_setup(0)
+    seconds = {}
+    for size in (8, 16, 32):
+        began = time.process_time()
+        generate(theirs, tokens, size)
+        seconds[size] = time.process_time() - began
+    return min(seconds, key=seconds.get)
+
+
+@torch.no_grad()
+def search(model, tokens, size=32):
+    """Our beam search, as `generate`; probabilities over the whole vocabulary, as there."""
+    trie = catalogue().trie
+    found = [
+        beam_search(model, *model.encode(block), trie, BEAMS, normalize="vocabulary")
+        for block in tokens.split(size)
+    ]
+    leaves, scores = (torch.cat(parts).numpy() for parts in zip(*found))
+    return trie.leaf_items[trie.leaf_ptr[leaves]], scores
+
+
+def overlap(rounds, k) -> float:
+    """Mean share of the peer's first k items that are among our first k."""
+    pairs = [(a, b) for _, o, t in rounds for a, b in zip(o[0][:, :k], t[0][:, :k])]
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in pairs]))
+
+
+def same_items(rounds):
+    require(overlap(rounds, BEAMS) == 1, "not the same 50 items for every user")
+    ours, theirs = (np.concatenate([r[side][1] for r in rounds]) for side in (1, 2))
+    away = float(np.abs(ours - theirs).max())
+    require(away <= 1e-5, f"scores differ by {away:.1e}")
+    same = np.mean([(o[0] == t[0]).mean() for _, o, t in rounds])
+    return (
+        f"same {BEAMS} items for all {len(ours)} users, {100 * same:.2f} % in the same place, "
+        f"scores within {away:.0e}"
+    )
+
+
+def agreement(rounds):
+    """How far bf16's lists agree with the float32 peer's; at least the lists must mostly agree."""
+    parts = []
+    for name, half in (("trained", rounds[1::2]), ("random start", rounds[::2])):
+        top = np.mean([(o[0][:, 0] == t[0][:, 0]).mean() for _, o, t in half])
+        parts.append(
+            f"{name}: top 1 {100 * top:.0f} %, top 10 {100 * overlap(half, 10):.0f} %, "
+            f"top 50 {100 * overlap(half, 50):.0f} %"
+        )
+    require(overlap(rounds, BEAMS) > 0.9, "; ".join(parts))
+    return "shared with float32 (" + "; ".join(parts) + ")"
+
+
+def beam_job(**changes):
+    return Job(
+        **dict(
+            name="t5_beam50",
+            input="trie of 12,101 IDs of 4 x 256 codes, 80 tokens in, 64 users, 50 beams",
+            peer="transformers",
+            target=10,
+            setup=beam_setup,
+            ours=lambda theirs, ours, tokens: search(ours, tokens),
+            theirs=lambda theirs, ours, tokens: generate(theirs, tokens, peer_batch()),
+            gate=same_items,
+            rounds=6,
+        )
+        | changes
+    )
+
+
+def test_t5_beam50(benchmark):
+    peer_batch()
+    measure(beam_job(), benchmark)
+
+
+def test_t5_beam50_bf16(benchmark):
+    half = cache(lambda trained: pair(SIZES, **SHAPE)[1].bfloat16())
+
+    def setup(round):
+        theirs, ours, tokens = beam_setup(round)
+        half(bool(round % 2)).load_state_dict(ours.state_dict())
+        return theirs, half(bool(round % 2)), tokens
+
+    changes = dict(name="t5_beam50_bf16", target=14 if AMX else None, gate=agreement, setup=setup)
+    peer_batch()
+    measure(beam_job(**changes), benchmark)
+
+
+# --- t5_train
+
+
+@cache
+def samples():
+    """Beauty's training samples: `(tokens [N + 1, 4], items, start, target)`; row N is padding.
+
+    Codes are random tuples, each item's its own: they cost what learnt ones cost.
+    """
+    keep_memory()
+    split = leave_one_out(load_dataset("beauty"))
+    rng = np.random.default_rng(0)
+    codes = rng.permutation(np.unique(rng.integers(0, 256, (2 * split.num_items, 4)), axis=0))
+    tokens = SemanticIds(codes[: split.num_items], SIZES).tokens
+    return np.pad(tokens, ((0, 1), (0, 0))), split.items, *split.windows(ITEMS)
+
+
+def batches(count, size, first):
+    """`count` batches of `size` samples from short to long, as an epoch in length buckets has.
+
+    Returns:
+        A list of `(history [B, 80], tokens of the longest, target [B, 4])`.
+    """
+    tokens, items, start, target = samples()
+    lengths = target - start
+    shuffled = np.random.default_rng(first).permutation(len(target))
+    order = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    result = []
+    for middle in (np.arange(count) + 0.5) / count * len(order):
+        rows = order[int(middle) - size // 2 :][:size]
+        place = start[rows, None] + np.arange(ITEMS)
+        item = items[np.minimum(place, len(items) - 1)]
+        item = np.where(place < target[rows, None], item, len(tokens) - 1)
+        history, wanted = tokens[item].reshape(size, -1), tokens[items[target[rows]]]
+        longest = int(lengths[rows].max()) * 4
+        result.append((torch.from_numpy(history), longest, torch.from_numpy(wanted)))
+    return result
+
+
+def run(model, loss, blocks, precision=None):
+    """A step of AdamW on each batch; returns the losses."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-5, fused=True)
+    losses = []
+    for block in blocks:
+        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+            value = loss(model, *block)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(value.item())
+    return losses
+
+
+def our_loss(model, history, longest, wanted):
+    return model.loss(history[:, :longest], wanted, normalize="vocabulary")
+
+
+def their_loss(model, history, longest, wanted):
+    return model(history, attention_mask=(history != 0).long(), labels=wanted).loss
+
+
+@cache
+def loss_curves() -> str:
+    """The gate: 16 steps without dropout on the same batches must have the same losses.
+
+    In float32 AdamW, which divides by the size of the gradient, lets rounding grow step by step.
+    """
+    blocks, texts = batches(16, 64, first=99), []
+    for dtype, limit in ((torch.float64, 1e-5), (torch.float32, 1e-3)):
+        theirs, ours = (model.to(dtype) for model in pair(SIZES, **SHAPE, dropout=0.0))
+        curves = run(ours, our_loss, blocks), run(theirs, their_loss, blocks)
+        away = np.abs(np.subtract(*curves)).max()
+        require(away <= limit, f"losses of 16 steps in {dtype} differ by up to {away:.1e}")
+        texts.append(f"{away:.0e} ({str(dtype)[6:]})")
+    fall = f"{curves[0][0]:.2f} to {curves[0][-1]:.2f}"
+    return f"losses of 16 steps without dropout, {fall}, within " + " and ".join(texts)
+
+
+def train_job(name, target, precision):
+    networks = [network.train() for network in pair(SIZES, **SHAPE, dropout=0.1)]
+    return Job(
+        name=name,
+        input="Beauty's histories, 6 batches of 256 from short to long, dropout 0.1; "
+        "the peer padded to 20 items",
+        peer="transformers",
+        target=target,
+        setup=lambda round: (*networks, batches(6, 256, first=round)),
+        ours=lambda theirs, ours, blocks: run(ours, our_loss, blocks, precision),
+        theirs=lambda theirs, ours, blocks: run(theirs, their_loss, blocks, precision),
+        gate=lambda rounds: loss_curves(),
+    )
+
+
+def test_t5_train(benchmark):
+    measure(train_job("t5_train", 1.8, None), benchmark)
+
+
+def test_t5_train_bf16(benchmark):
+    measure(train_job("t5_train_bf16", 1.8, torch.bfloat16), benchmark)
