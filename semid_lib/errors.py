@@ -1,6 +1,6 @@
-"""Every error that the library raises on purpose.
+"""Every error that the library raises on purpose, and its warnings.
 
-All are `ValueError` subclasses, raised where the caller's input enters, and their
+Errors are `ValueError` subclasses, raised where the caller's input enters, and their
 message names the value, the limit and the likely cause.
 """
 
@@ -59,3 +59,7 @@ class RecordError(SemidError):
 
 class MissingPackageError(SemidError, ImportError):
     """A feature whose optional package is not installed; the message names the extra."""
+
+
+class CollapseWarning(UserWarning):
+    """A level of a trained tokenizer that gives every item the same code."""

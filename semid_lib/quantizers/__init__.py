@@ -7,9 +7,12 @@ _HOMES = {
     "GAOQ": "gaoq",
     "HierarchicalKMeans": "kmeans",
     "KMeans": "kmeans",
+    "MQ": "mq",
     "OPQ": "product",
     "PQ": "product",
+    "RQVAE": "rqvae",
     "ResidualKMeans": "residual",
+    "VQVAE": "vqvae",
 }
 __all__ = sorted(_HOMES)
 

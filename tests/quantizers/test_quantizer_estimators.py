@@ -1,11 +1,15 @@
 """scikit-learn's own estimator checks; every deviation stands here with its reason."""
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from semid_lib.quantizers import (
     GAOQ,
+    MQ,
     OPQ,
     PQ,
+    RQVAE,
+    VQVAE,
     BalancedKMeans,
     HierarchicalKMeans,
     KMeans,
@@ -13,8 +17,10 @@ from semid_lib.quantizers import (
 )
 
 DEVIATIONS = {}  # check -> reason; none is needed
+SHORT = {"num_codes": 3, "hidden": (8,), "latent": 4, "epochs": 2}  # one learnt tokenizer's fit
 
 
+@pytest.mark.filterwarnings("ignore::semid_lib.errors.CollapseWarning")  # two epochs of a few rows
 @parametrize_with_checks(
     [
         BalancedKMeans(n_clusters=3),
@@ -24,6 +30,9 @@ DEVIATIONS = {}  # check -> reason; none is needed
         GAOQ((2, 2, 200)),
         PQ(num_blocks=1, num_codes=4),
         OPQ(num_blocks=1, num_codes=4, num_rounds=3),
+        VQVAE(**SHORT),
+        RQVAE(num_levels=2, **SHORT),
+        MQ(num_levels=2, dropout=(0.1,), **SHORT),
     ],
     expected_failed_checks=lambda estimator: DEVIATIONS,
 )
