@@ -10,6 +10,7 @@ _HOMES = {
     "MQ": "mq",
     "OPQ": "product",
     "PQ": "product",
+    "R3VAE": "r3vae",
     "RQVAE": "rqvae",
     "ResidualKMeans": "residual",
     "VQVAE": "vqvae",

@@ -1,0 +1,299 @@
+"""R3-VAE: residual quantisation by rating every codeword, around a reference direction."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semid_lib.errors import InputError
+from semid_lib.layers import check_choices
+from semid_lib.quantizers._codebooks import check_whole
+from semid_lib.quantizers._learnt import CHUNK, residual_centroids, train_network, warn_collapsed
+from semid_lib.quantizers.balanced_kmeans import check_clusters
+from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
+from semid_lib.quantizers.kmeans import check_codes
+from semid_lib.runtime import resolve_device
+
+PRESETS = {
+    "working": {"top_k": 8, "renormalise": True, "temperature": 0.05},
+    "literal": {"top_k": None, "renormalise": True, "temperature": 1.0},
+}
+
+
+class Steps(NamedTuple):
+    """What the levels make of a batch: lists have an entry a level, from the first."""
+
+    projection: Tensor  # [B, D] alpha r
+    residuals: list[Tensor]  # [B, D] e^(l-1), what level l is given
+    weights: list[Tensor]  # [B, K] w^l
+    parts: list[Tensor]  # [B, D] e_hat^l
+    codes: Tensor  # [B, L] c
+
+
+class R3VAE(Quantizer):
+    """Remove a learnt direction, then code what is left, level by level, by weighted codewords.
+
+    With r the reference vector and c^l_k the codewords of level l (R3-VAE Eq. 1 to 7):
+
+        alpha = <x, r> / ||r||^2,   e^0 = x - alpha r
+        s_k = cos(e^(l-1), c^l_k),  w = softmax(s / temperature) over the `top_k` largest s
+        e_hat^l = sum_k w_k c^l_k,  e^l = e^(l-1) - e_hat^l,  code c_l = argmax_k w_k
+
+    and r and all c are learnt by AdamW from (Eq. 8 to 13), the mean over the batch of
+
+        ||x - alpha r - sum_l e_hat^l||^2  -  sc_weight SC  +  pd_weight PD.
+
+    SC of a level is the mean, over the codes that at least two items of the batch chose, of the
+    mean pairwise cosine of these items' q; PD is that of `preference_discrimination` of a level's
+    codewords; both are averaged over levels. Neither gradient passes through a choice of codes.
+
+    Args:
+        num_levels, num_codes: L, K.
+        top_k: codewords that share the weight; None (or K and more) for all. Equal scores at the
+            edge all count.
+        renormalise: False takes their weights from a softmax over all K, which sum to less than 1.
+        temperature: of the softmax. The paper has none, which is 1.
+        reference: False leaves out r: e^0 = x (Table 8).
+        rating: False replaces the weighted sum by the codeword of highest cosine, straight
+            through as in RQ-VAE (Table 8), and adds, level by level, with sg stopping gradients,
+            ||sg(e^(l-1)) - c||^2 + `commitment` ||e^(l-1) - sg(c)||^2.
+        sc_weight, pd_weight: lambda of either term; 0 leaves it out (Tables 8 and 9).
+        sc_vectors: q of SC, "residual" (e^(l-1)) or "quantized" (e_hat^1 + ... + e_hat^l).
+        init: codewords start as centroids, "kmeans" or "spherical" (by cosine), of e^0 and of
+            what the nearest ones of the levels before left; or "normal", at N(0, std of e^0).
+        epochs, batch_size, learning_rate, weight_decay, device, precision, random_state: see
+            `training.train`; the learning rate is constant.
+
+    Attributes:
+        codes_: `[N, L]` int64 in 0..K-1. level_sizes_: (K,) * L.
+        codebooks_: list of L arrays `[K, D]`. reference_: `[D]`, 0 without one.
+        projection_: `[D]`, the mean of alpha r, which codes cannot tell.
+        history_: `training.History`; each epoch holds, of all items at its end: "soft_error" and
+            "hard_error" (`diagnostics.reconstruction_error` of `reconstruct`), "usage" (share of
+            codes in use) and "perplexity" (exp of the mean entropy of w), lists over levels.
+
+    Raises (in fit):
+        InputError: fewer rows than codes; rows that are not finite, all equal, or all multiples of
+            r; a bad setting; a loss that is not finite (the state after the last good epoch stays).
+
+    Warns: CollapseWarning, if a level gives all items one code.
+
+    Deviates: the paper gives no temperature, "top-K", decoder, batch or number of steps. Without
+        a temperature the weights of 256 cosines are all but equal and codes decode badly: that is
+        `preset("literal")`; the defaults are `preset("working")`. No network (Eq. 11 names none),
+        nothing variational. r starts at the mean vector (if 0, at the first singular one). SC is
+        of levels, as full IDs hardly meet in a batch. PD is minimised, as Eq. 12 has it.
+
+    Cost: O(L K D) a vector for the ratings and as much for the sums, and O(L K^2 D) a step for PD.
+    """
+
+    def __init__(
+        self, num_levels=3, num_codes=256, top_k=8, renormalise=True, temperature=0.05,
+        reference=True, rating=True, commitment=0.25, sc_weight=0.01, pd_weight=0.01,
+        sc_vectors="residual", init="kmeans", epochs=200, batch_size=1024, learning_rate=5e-4,
+        weight_decay=1e-5, device="auto", precision="float32", random_state=0,
+    ):  # fmt: skip
+        self.num_levels, self.num_codes = num_levels, num_codes
+        self.top_k, self.renormalise, self.temperature = top_k, renormalise, temperature
+        self.reference, self.rating, self.commitment = reference, rating, commitment
+        self.sc_weight, self.pd_weight, self.sc_vectors = sc_weight, pd_weight, sc_vectors
+        self.init, self.epochs, self.batch_size = init, epochs, batch_size
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.device, self.precision, self.random_state = device, precision, random_state
+
+    @classmethod
+    def preset(cls, name: str, **params) -> R3VAE:
+        """Make one with the settings of "working" or "literal", and others as given."""
+        if name not in PRESETS:
+            raise InputError(f"preset {name!r} is not one of {tuple(PRESETS)}")
+        return cls(**{**PRESETS[name], **params})
+
+    def fit(self, X, y=None, *, checkpoint=None, deadline=None, progress=None) -> R3VAE:
+        """Learn from X, `[N, D]`; `y` is ignored. Keywords: see `training.train`."""
+        seed = check_seed(self.random_state)
+        X = check_vectors(self, X, reset=True)
+        check_clusters(self.num_codes, len(X))
+        self._check()
+        network = _Network(self, *self._start(X, seed))
+        keywords = dict(checkpoint=checkpoint, deadline=deadline, progress=progress)
+        history, error = train_network(self, network, X, **keywords)
+        self.reference_ = network.reference.detach().cpu().numpy()
+        self.codebooks_ = list(network.codebooks.detach().cpu().numpy())
+        self.level_sizes_ = (int(self.num_codes),) * int(self.num_levels)
+        mean = X.mean(axis=0, dtype=np.float64)[None]
+        self.projection_ = self._in_chunks(mean, lambda _, steps: steps.projection)[0]
+        self.codes_ = self._in_chunks(X, lambda _, steps: steps.codes)
+        if error is not None:
+            raise error
+        self.history_ = history
+        warn_collapsed(self.codes_, self.num_codes)
+        return self
+
+    def _check(self):
+        check_choices(
+            self, sc_vectors=("residual", "quantized"), init=("kmeans", "spherical", "normal")
+        )
+        check_whole("num_levels", self.num_levels)
+        check_whole("top_k", 1 if self.top_k is None else self.top_k)
+        for name in ("temperature", "sc_weight", "pd_weight", "commitment"):
+            least = np.nextafter(0, 1) if name == "temperature" else 0
+            if not least <= getattr(self, name) < np.inf:
+                bound = "above 0" if least else "at least 0"
+                raise InputError(f"{name} is {getattr(self, name)!r}, but must be {bound}, finite")
+
+    def _start(self, X, seed) -> tuple[np.ndarray, np.ndarray]:
+        """r `[D]` and codebooks `[L, K, D]` before training."""
+        scale = np.sqrt(np.vdot(X, X) / len(X))
+        r, rest = np.zeros(X.shape[1], X.dtype), X
+        if self.reference:
+            r = X.mean(axis=0, dtype=np.float64)
+            if np.linalg.norm(r) <= 1e-6 * scale:  # centred: the mean has no direction
+                r = scale * np.linalg.eigh(X.T @ X)[1][:, -1]
+            r = r.astype(X.dtype)
+            rest = X - np.outer(X @ r / (r @ r), r)
+        if np.linalg.norm(rest) <= 1e-5 * np.linalg.norm(X):
+            raise InputError(
+                f"every row of X (n_features = {X.shape[1]}) is a multiple of the reference "
+                "vector, so nothing is left to code; reference=False codes them"
+            )
+        if self.init == "normal":
+            shape = (self.num_levels, self.num_codes, X.shape[1])
+            return r, np.random.default_rng(seed).normal(0, rest.std(), shape).astype(X.dtype)
+        by_cosine = self.init == "spherical"
+        return r, residual_centroids(rest, self.num_levels, self.num_codes, seed, by_cosine)
+
+    def transform(self, X) -> np.ndarray:
+        """Code of the highest rating at each level, `[N, L]` int64."""
+        self._check_fitted()
+        X = check_vectors(self, X, reset=False)
+        return self._in_chunks(X, lambda _, steps: steps.codes)
+
+    def reconstruct(self, X, soft: bool = True) -> np.ndarray:
+        """x_hat `[N, D]`: each row's own alpha r plus weighted codewords, or the codes' own."""
+        self._check_fitted()
+        X = check_vectors(self, X, reset=False)
+        return self._in_chunks(X, _Network.soft if soft else _Network.hard)
+
+    def inverse_transform(self, codes) -> np.ndarray:
+        """Mean projection plus the codewords that codes or prefixes `[N, l]` name, `[N, D]`."""
+        self._check_fitted()
+        codes = check_codes(codes, self.level_sizes_)
+        chosen = (book[column] for book, column in zip(self.codebooks_, codes.T))
+        return self.projection_ + sum(chosen)
+
+    @torch.no_grad()
+    def _in_chunks(self, X, read) -> np.ndarray:  # read(network, steps) of all rows
+        device = resolve_device(self.device)
+        network = _Network(self, self.reference_, np.stack(self.codebooks_)).to(device)
+        rows = torch.tensor(X, dtype=network.codebooks.dtype)
+        parts = [read(network, network(part.to(device))) for part in rows.split(CHUNK)]
+        return torch.cat(parts).cpu().numpy()
+
+    def _state(self):
+        arrays = {"reference": self.reference_, "projection": self.projection_}
+        return {**arrays, "codebooks": np.stack(self.codebooks_)}
+
+    def _restore(self, arrays):
+        self.reference_, self.projection_ = arrays["reference"], arrays["projection"]
+        self.codebooks_ = list(arrays["codebooks"])
+
+
+def squared(rows: Tensor) -> Tensor:
+    """Mean squared length of the rows."""
+    return rows.square().sum(dim=1).mean()
+
+
+class _Network(nn.Module):
+    """The equations on torch tensors; `settings` is the R3VAE they belong to."""
+
+    def __init__(self, settings: R3VAE, reference: np.ndarray, codebooks: np.ndarray):
+        super().__init__()
+        self.settings = settings
+        self.reference = nn.Parameter(torch.tensor(reference), requires_grad=settings.reference)
+        self.codebooks = nn.Parameter(torch.tensor(codebooks))
+        # below it a vector has no direction: gradients of cosines grow as 1 / length
+        self.floor = 1e-6 * float(self.codebooks.detach().norm(dim=-1).max())
+
+    def unit(self, vectors: Tensor) -> Tensor:
+        """Vectors divided by their lengths; 0 where they have no direction."""
+        length = vectors.norm(dim=-1, keepdim=True)
+        sound = length > self.floor
+        return torch.where(sound, vectors / torch.where(sound, length, 1), 0)
+
+    def rate(self, e: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights `[B, K]` (Eq. 3 and 4, cut to the top K) and codes `[B]` (Eq. 7)."""
+        top_k, num_codes = self.settings.top_k, self.settings.num_codes
+        scores = self.unit(e) @ self.unit(codebook).T
+        code = scores.argmax(dim=1)
+        if not self.settings.rating:
+            return nn.functional.one_hot(code, num_codes).to(e.dtype), code
+        logits = scores / self.settings.temperature
+        if top_k is None or top_k >= num_codes:
+            return logits.softmax(dim=1), code
+        below = scores < scores.detach().topk(top_k, dim=1).values[:, -1:]
+        if self.settings.renormalise:
+            return logits.masked_fill(below, -torch.inf).softmax(dim=1), code
+        return logits.softmax(dim=1).masked_fill(below, 0), code
+
+    def forward(self, x: Tensor) -> Steps:
+        projection, r = torch.zeros_like(x), self.reference
+        if self.settings.reference:
+            projection = torch.outer(x @ r / (r @ r), r)  # Eq. 1
+        e = x - projection  # Eq. 2
+        residuals, weights, codes, parts = [], [], [], []
+        for codebook in self.codebooks:
+            residuals.append(e)
+            w, code = self.rate(e, codebook)
+            part = w @ codebook if self.settings.rating else codebook[code]  # Eq. 5
+            e = e - (part if self.settings.rating else part.detach())  # Eq. 6
+            weights.append(w), codes.append(code), parts.append(part)
+        return Steps(projection, residuals, weights, parts, torch.stack(codes, dim=1))
+
+    def soft(self, steps: Steps) -> Tensor:
+        """x_hat of Eq. 11, `[B, D]`."""
+        return steps.projection + sum(steps.parts)
+
+    def hard(self, steps: Steps) -> Tensor:
+        """x_hat with the codewords of the codes in place of the weighted ones, `[B, D]`."""
+        return steps.projection + sum(b[c] for b, c in zip(self.codebooks, steps.codes.T))
+
+    def loss(self, x: Tensor) -> Tensor:
+        """Eq. 13, mean over the batch."""
+        settings, steps = self.settings, self(x)
+        loss = squared(x - self.soft(steps))  # Eq. 11
+        if not settings.rating:  # straight through: x_hat = x + sg(...) moves nothing
+            loss = loss.detach()
+            for e, c in zip(steps.residuals, steps.parts):
+                loss = loss + squared(e.detach() - c)
+                loss = loss + settings.commitment * squared(e - c.detach())
+        if settings.sc_weight:
+            loss = loss - settings.sc_weight * self.cohesion(steps)
+        if settings.pd_weight and settings.num_codes > 1:
+            loss = loss + settings.pd_weight * self.discrimination()
+        return loss
+
+    def cohesion(self, steps: Steps) -> Tensor:
+        """SC (Eq. 8 and 9) of the items of the batch that share a code, mean over levels."""
+        vectors = steps.residuals
+        if self.settings.sc_vectors == "quantized":
+            vectors = torch.stack(steps.parts).cumsum(dim=0)
+        values = []
+        for q, code in zip(vectors, steps.codes.T):
+            u = self.unit(q)
+            sums = u.new_zeros(self.settings.num_codes, u.shape[1]).index_add(0, code, u)
+            own = u.new_zeros(len(sums)).index_add(0, code, u.square().sum(dim=1))
+            size = u.new_zeros(len(sums)).index_add(0, code, torch.ones_like(u[:, 0]))
+            # the sum of u_i . u_j over i != j is ||sum u||^2 - sum ||u||^2
+            cosine = (sums.square().sum(dim=1) - own) / (size * (size - 1)).clamp(min=1)
+            values.append(cosine.sum() / (size > 1).sum().clamp(min=1))
+        return torch.stack(values).mean()
+
+    def discrimination(self) -> Tensor:
+        """PD (Eq. 10, t = 2) of each level's codewords, mean over levels."""
+        u = self.unit(self.codebooks)
+        kernel = torch.exp(2 * (u @ u.transpose(1, 2) - 1))
+        pairs = kernel.sum(dim=(1, 2)) - kernel.diagonal(dim1=1, dim2=2).sum(dim=1)
+        return (pairs / (kernel.shape[1] * (kernel.shape[1] - 1))).log().mean()
