@@ -2,8 +2,12 @@
 
 from importlib import import_module
 
-_MODULES = {"FAMAE": "semid_lib.encoders.famae"}
-__all__ = ["FAMAE"]
+_MODULES = {
+    "ALS": "semid_lib.encoders.behaviour",
+    "FAMAE": "semid_lib.encoders.famae",
+    "TextEncoder": "semid_lib.encoders.text",
+}
+__all__ = ["ALS", "FAMAE", "TextEncoder"]
 
 
 def __getattr__(name):

@@ -33,7 +33,7 @@ class PQ(Quantizer):
         codebooks_: list of m float32 arrays `[K, D/m]`, centres of the (rotated) vectors' blocks.
         codewords_: the same in the space of X, `[K, D]` each: their sum is the reconstruction.
         inertia_: sum of squared distances of the rows to their reconstructions.
-        history_: mean squared distance after each round of learning (one round for PQ).
+        errors_: mean squared distance after each round of learning (one round for PQ).
         n_iter_: rounds made.
 
     Raises (in fit):
@@ -68,8 +68,8 @@ class PQ(Quantizer):
         self.level_sizes_, self.rotation_ = (k,) * m, rotation
         centres = faiss.vector_to_array(pq.centroids).reshape(m, k, -1).astype(np.float64)
         self._centres = centres * scale
-        self.history_ = [error * scale**2 for error in [*errors, _error(rotated, near)]]
-        self.inertia_ = self.history_[-1] * len(X)
+        self.errors_ = [error * scale**2 for error in [*errors, _error(rotated, near)]]
+        self.inertia_ = self.errors_[-1] * len(X)
         return self
 
     def _check_settings(self, n, width) -> tuple[int, int]:
@@ -125,7 +125,7 @@ class PQ(Quantizer):
     @property
     def n_iter_(self) -> int:
         """Rounds of learning that were made."""
-        return len(self.history_)
+        return len(self.errors_)
 
     @property
     def codebooks_(self) -> list[np.ndarray]:
@@ -144,13 +144,13 @@ class PQ(Quantizer):
     def _state(self):
         return {
             "centres": self._centres, "mean": self.mean_, "rotation": self.rotation_,
-            "history": np.array(self.history_),
+            "errors": np.array(self.errors_),
         }  # fmt: skip
 
     def _restore(self, arrays):
         self._centres, self.mean_ = arrays["centres"], arrays["mean"]
-        self.rotation_, self.history_ = arrays["rotation"], arrays["history"].tolist()
-        self.inertia_ = self.history_[-1] * len(self.codes_)
+        self.rotation_, self.errors_ = arrays["rotation"], arrays["errors"].tolist()
+        self.inertia_ = self.errors_[-1] * len(self.codes_)
 
 
 class OPQ(PQ):
@@ -172,7 +172,7 @@ class OPQ(PQ):
 
     Attributes:
         rotation_: `[D, D]` float32, R^T R = I; rows are multiplied by it from the right.
-        Others as in `PQ`; `history_` has the error of each turn, then the last one.
+        Others as in `PQ`; `errors_` has the error of each turn, then the last one.
 
     Deviates: vectors are centred first (as faiss's IVF1 residuals are in RPG).
 

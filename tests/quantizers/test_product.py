@@ -74,7 +74,7 @@ def test_no_rotation_serves_the_codes_of_opq_better():
     """At the end of the turns R is the Procrustes solution of its own codes."""
     X = correlated(n=300, d=6)
     model = OPQ(num_blocks=2, num_codes=8, num_rounds=500).fit(X)
-    assert len(model.history_) < 500  # codes and rotation came to rest
+    assert len(model.errors_) < 500  # codes and rotation came to rest
     Z = X - X.mean(axis=0)
     near = (model.inverse_transform(model.codes_) - X.mean(axis=0)) @ model.rotation_
     best, _ = orthogonal_procrustes(Z, near)
@@ -92,7 +92,7 @@ def test_procrustes_finds_a_planted_rotation_and_error_never_grows():
     rng = np.random.default_rng(3)
     X, planted = rng.normal(size=(50, 5)), np.linalg.qr(rng.normal(size=(5, 5)))[0]
     np.testing.assert_allclose(module.procrustes(X, X @ planted), planted, atol=1e-12)
-    history = OPQ(num_blocks=3, num_codes=16, init="random").fit(correlated()).history_
+    history = OPQ(num_blocks=3, num_codes=16, init="random").fit(correlated()).errors_
     assert all(later <= earlier * (1 + 1e-6) for earlier, later in zip(history, history[1:]))
 
 
