@@ -150,6 +150,12 @@ class MQ(LearntQuantizer):
             if not all(0 <= rate < 1 for rate in rates):
                 raise InputError(f"{name} is {getattr(self, name)!r}, but must lie in [0, 1)")
 
+        if self.num_levels > self.n_features_in_:
+            raise InputError(
+                f"n_features = {self.n_features_in_} cannot be cut into num_levels = "
+                f"{self.num_levels} patches: each encoder needs an input of its own to mask"
+            )
+
     def _network(self, width: int) -> MaskedEncoders:
         return MaskedEncoders(
             [width, *self.hidden, self.latent], self.num_levels, self.num_codes,
