@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
@@ -28,7 +29,8 @@ class Steps(NamedTuple):
 
     projection: Tensor  # [B, D] alpha r
     residuals: list[Tensor]  # [B, D] e^(l-1), what level l is given
-    weights: list[Tensor]  # [B, K] w^l
+    chosen: list[Tensor]  # [B, k] the codewords that share the weight
+    weights: list[Tensor]  # [B, k] w^l, theirs
     parts: list[Tensor]  # [B, D] e_hat^l
     codes: Tensor  # [B, L] c
 
@@ -52,8 +54,7 @@ class R3VAE(Quantizer):
 
     Args:
         num_levels, num_codes: L, K.
-        top_k: codewords that share the weight; None (or K and more) for all. Equal scores at the
-            edge all count.
+        top_k: codewords that share the weight; None (or K and more) for all.
         renormalise: False takes their weights from a softmax over all K, which sum to less than 1.
         temperature: of the softmax. The paper has none, which is 1.
         reference: False leaves out r: e^0 = x (Table 8).
@@ -87,7 +88,8 @@ class R3VAE(Quantizer):
         nothing variational. r starts at the mean vector (if 0, at the first singular one). SC is
         of levels, as full IDs hardly meet in a batch. PD is minimised, as Eq. 12 has it.
 
-    Cost: O(L K D) a vector for the ratings and as much for the sums, and O(L K^2 D) a step for PD.
+    Cost: O(L K D) a vector for the ratings, O(L top_k D) for the sums, O(L K^2 D) a step for PD.
+        384 dimensions, 3 x 256: 1.25 steps of an RQVAE with 512-256-128-32, and 1.6 without top K.
     """
 
     def __init__(
@@ -220,37 +222,38 @@ class _Network(nn.Module):
     def unit(self, vectors: Tensor) -> Tensor:
         """Vectors divided by their lengths; 0 where they have no direction."""
         length = vectors.norm(dim=-1, keepdim=True)
-        sound = length > self.floor
-        return torch.where(sound, vectors / torch.where(sound, length, 1), 0)
+        return vectors / torch.where(length > self.floor, length, torch.inf)
 
-    def rate(self, e: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights `[B, K]` (Eq. 3 and 4, cut to the top K) and codes `[B]` (Eq. 7)."""
-        top_k, num_codes = self.settings.top_k, self.settings.num_codes
+    def rate(self, e: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codewords `[B, k]` that share the weight, weights (Eq. 3, 4), and codes `[B]` (Eq. 7)."""
+        settings = self.settings
         scores = self.unit(e) @ self.unit(codebook).T
-        code = scores.argmax(dim=1)
-        if not self.settings.rating:
-            return nn.functional.one_hot(code, num_codes).to(e.dtype), code
-        logits = scores / self.settings.temperature
-        if top_k is None or top_k >= num_codes:
-            return logits.softmax(dim=1), code
-        below = scores < scores.detach().topk(top_k, dim=1).values[:, -1:]
-        if self.settings.renormalise:
-            return logits.masked_fill(below, -torch.inf).softmax(dim=1), code
-        return logits.softmax(dim=1).masked_fill(below, 0), code
+        top_k = settings.top_k if settings.rating else 1
+        if top_k is None or top_k >= len(codebook):
+            every = torch.arange(len(codebook), device=e.device).expand_as(scores)
+            return every, (scores / settings.temperature).softmax(dim=1), scores.argmax(dim=1)
+        top, chosen = scores.topk(top_k, dim=1)
+        if settings.renormalise or not settings.rating:
+            return chosen, (top / settings.temperature).softmax(dim=1), chosen[:, 0]
+        weights = (scores / settings.temperature).softmax(dim=1)
+        return chosen, weights.gather(1, chosen), chosen[:, 0]
 
     def forward(self, x: Tensor) -> Steps:
         projection, r = torch.zeros_like(x), self.reference
         if self.settings.reference:
             projection = torch.outer(x @ r / (r @ r), r)  # Eq. 1
         e = x - projection  # Eq. 2
-        residuals, weights, codes, parts = [], [], [], []
+        levels = []
         for codebook in self.codebooks:
-            residuals.append(e)
-            w, code = self.rate(e, codebook)
-            part = w @ codebook if self.settings.rating else codebook[code]  # Eq. 5
+            k, w, code = self.rate(e, codebook)
+            if k.shape[1] == len(codebook):
+                part = w @ codebook  # Eq. 5
+            else:
+                part = F.embedding_bag(k, codebook, per_sample_weights=w, mode="sum")
+            levels.append((e, k, w, part, code))
             e = e - (part if self.settings.rating else part.detach())  # Eq. 6
-            weights.append(w), codes.append(code), parts.append(part)
-        return Steps(projection, residuals, weights, parts, torch.stack(codes, dim=1))
+        *lists, codes = map(list, zip(*levels))
+        return Steps(projection, *lists, torch.stack(codes, dim=1))
 
     def soft(self, steps: Steps) -> Tensor:
         """x_hat of Eq. 11, `[B, D]`."""
