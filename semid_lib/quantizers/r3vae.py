@@ -55,7 +55,7 @@ class R3VAE(Quantizer):
     Args:
         num_levels, num_codes: L, K.
         top_k: codewords that share the weight; None (or K and more) for all.
-        renormalise: False takes their weights from a softmax over all K, which sum to less than 1.
+        renormalise: False takes their weights from a softmax over all K: they sum to less than 1.
         temperature: of the softmax. The paper has none, which is 1.
         reference: False leaves out r: e^0 = x (Table 8).
         rating: False replaces the weighted sum by the codeword of highest cosine, straight
@@ -76,10 +76,8 @@ class R3VAE(Quantizer):
             "hard_error" (`diagnostics.reconstruction_error` of `reconstruct`), "usage" (share of
             codes in use) and "perplexity" (exp of the mean entropy of w), lists over levels.
 
-    Raises (in fit):
-        InputError: fewer rows than codes; rows that are not finite, all equal, or all multiples of
-            r; a bad setting; a loss that is not finite (the state after the last good epoch stays).
-
+    Raises (in fit): InputError, of fewer rows than codes; rows that are not finite, all equal, or
+        all multiples of r; a bad setting; a loss that is not finite (the last good state stays).
     Warns: CollapseWarning, if a level gives all items one code.
 
     Deviates: the paper gives no temperature, "top-K", decoder, batch or number of steps. Without
@@ -161,11 +159,11 @@ class R3VAE(Quantizer):
                 f"every row of X (n_features = {X.shape[1]}) is a multiple of the reference "
                 "vector, so nothing is left to code; reference=False codes them"
             )
+        shape = (self.num_levels, self.num_codes)
         if self.init == "normal":
-            shape = (self.num_levels, self.num_codes, X.shape[1])
-            return r, np.random.default_rng(seed).normal(0, rest.std(), shape).astype(X.dtype)
-        by_cosine = self.init == "spherical"
-        return r, residual_centroids(rest, self.num_levels, self.num_codes, seed, by_cosine)
+            rng = np.random.default_rng(seed)
+            return r, rng.normal(0, rest.std(), (*shape, X.shape[1])).astype(X.dtype)
+        return r, residual_centroids(rest, *shape, seed, spherical=self.init == "spherical")
 
     def transform(self, X) -> np.ndarray:
         """Code of the highest rating at each level, `[N, L]` int64."""
@@ -270,8 +268,8 @@ class _Network(nn.Module):
         if not settings.rating:  # straight through: x_hat = x + sg(...) moves nothing
             loss = loss.detach()
             for e, c in zip(steps.residuals, steps.parts):
-                loss = loss + squared(e.detach() - c)
-                loss = loss + settings.commitment * squared(e - c.detach())
+                commitment = settings.commitment * squared(e - c.detach())
+                loss = loss + squared(e.detach() - c) + commitment
         if settings.sc_weight:
             loss = loss - settings.sc_weight * self.cohesion(steps)
         if settings.pd_weight and settings.num_codes > 1:
