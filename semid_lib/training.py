@@ -139,9 +139,8 @@ def train(
         model or setting. InputError: nothing to train on, or the loss is not finite (the message
         names the epoch and step; the checkpoint keeps the last good state).
     """
-    _check(
-        num_samples, epochs, batch_size, samples_per_epoch, patience, at_once, schedule, precision
-    )
+    sizes = num_samples, epochs, batch_size, samples_per_epoch
+    _check(*sizes, patience, at_once, schedule, precision)
     dtype, autocast = PRECISIONS[precision]
     model.to(device=device, dtype=dtype)
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
@@ -156,9 +155,8 @@ def train(
         snapshot_steps=sorted(snapshot_steps), identity=dict(identity or {}),
         parameters={name: list(p.shape) for name, p in model.named_parameters()},
     )  # fmt: skip
-    loop.fingerprint = hashlib.sha256(
-        json.dumps(settings, sort_keys=True, default=lambda x: x.item()).encode()
-    ).hexdigest()
+    text = json.dumps(settings, sort_keys=True, default=lambda x: x.item())
+    loop.fingerprint = hashlib.sha256(text.encode()).hexdigest()
     loop.resume(epochs)
     show = sys.stderr.isatty() if progress is None else progress
     saved = shown = time.monotonic()
@@ -183,9 +181,7 @@ def train(
                 rate = learning_rate * rate_factor(loop.step, total_steps, warmup, schedule)
                 loop.take(loss, batches[position], rate, clip, at_once)
                 if loop.step in snapshot_steps:
-                    loop.history.snapshots[loop.step] = {
-                        n: t.detach().cpu().clone() for n, t in snapshot().items()
-                    }
+                    loop.history.snapshots[loop.step] = _copy(snapshot(), "cpu")
                 now = time.monotonic()
                 if show and now - shown > 1:
                     shown = now
@@ -203,6 +199,10 @@ def train(
         model.load_state_dict(loop.best)
     model.eval()
     return loop.history
+
+
+def _copy(tensors, device=None) -> dict[str, Tensor]:
+    return {name: t.detach().to(device, copy=True) for name, t in tensors.items()}
 
 
 def rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
@@ -327,7 +327,7 @@ class _Loop:
             if entry[monitor] > self.best_value:
                 self.best_value, self.bad_epochs = entry[monitor], 0
                 self.history.best_epoch = entry["epoch"]
-                self.best = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+                self.best = _copy(self.model.state_dict())
             else:
                 self.bad_epochs += 1
         else:
