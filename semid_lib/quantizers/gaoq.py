@@ -27,7 +27,7 @@ class GAOQ(HierarchicalKMeans):
 
     Args:
         branching: (b_1, ..., b_L), L >= 2. b_L = "auto" is the size of the largest level-(L-1)
-            cluster; a larger number leaves room for new items. App. I: b_1 b_2 about N/20 to N/10.
+            cluster; a larger number leaves room for new items. App. G: b_1 b_2 about N/20 to N/10.
         max_iter: most Lloyd steps of each split.
         random_state: integer seed of the splits and the anchors.
         anchors: "orthonormal" (the paper: Q of the QR of a Gaussian matrix), or "principal" (an
