@@ -21,6 +21,7 @@ from semid_lib.training import PRECISIONS, train
 STEPS = 20_000  # optimiser steps of a fit with epochs=None
 CHUNK = 8192  # rows that are coded or decoded at once
 KMEANS_ROWS, RESTART_ROWS = 100, 4  # rows per code that the start and a restart look at
+START_STEPS = 10  # most Lloyd steps of the start
 
 
 class CodebookNetwork(nn.Module):
@@ -77,8 +78,11 @@ class CodebookNetwork(nn.Module):
 
     def words(self, codes: Tensor) -> Tensor:
         """The words `[B, l, D]` of codes or prefixes `[B, l]`."""
-        offsets = self.codebooks.shape[1] * torch.arange(codes.shape[1], device=codes.device)
-        return F.embedding(codes + offsets, self.codebooks.flatten(0, 1))
+        return F.embedding(self._flat(codes), self.codebooks.flatten(0, 1))
+
+    def _flat(self, codes: Tensor) -> Tensor:
+        """Rows of the words of all levels put below each other."""
+        return codes + self.codebooks.shape[1] * torch.arange(codes.shape[1], device=codes.device)
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Codes `[B, L]`, words `[B, L, D]`, and what each level coded `[B, L, D]`.
@@ -96,17 +100,19 @@ class CodebookNetwork(nn.Module):
 
     def _move_words(self, codes, inputs):
         """Running means: of the number of vectors that chose each word, and of their sum."""
-        member = F.one_hot(codes, self.codebooks.shape[1]).to(inputs.dtype)
-        self.ema_count.lerp_(member.sum(0), 1 - self.ema_decay)
-        self.ema_sum.lerp_(torch.einsum("blk,bld->lkd", member, inputs), 1 - self.ema_decay)
+        flat = self._flat(codes).flatten()
+        count, total = torch.zeros_like(self.ema_count), torch.zeros_like(self.ema_sum)
+        count.view(-1).index_add_(0, flat, torch.ones_like(flat, dtype=count.dtype))
+        total.flatten(0, 1).index_add_(0, flat, inputs.flatten(0, 1))
+        self.ema_count.lerp_(count, 1 - self.ema_decay)
+        self.ema_sum.lerp_(total, 1 - self.ema_decay)
         count = self.ema_count[..., None]
         self.codebooks.copy_(torch.where(count > 1e-6, self.ema_sum / count, self.codebooks))
 
     @torch.no_grad()
     def tally(self, codes, reconstruction, quantization):
         """Count a batch's codes and add up its losses."""
-        levels, size = self.chosen.shape
-        flat = (codes + size * torch.arange(levels, device=codes.device)).flatten()
+        flat = self._flat(codes).flatten()
         self.chosen.view(-1).scatter_add_(0, flat, torch.ones_like(flat))
         rows = torch.full_like(reconstruction, len(codes))
         batch = torch.stack([rows, len(codes) * reconstruction, len(codes) * quantization])
@@ -122,7 +128,7 @@ class CodebookNetwork(nn.Module):
     def start(self, level: int, rest: Tensor, seed: int):
         """Set the words of a level to the k-means centres of `rest` `[B, D]`."""
         start = int(np.random.SeedSequence([seed, level]).generate_state(1)[0])
-        centres = flat_kmeans(rest.cpu().numpy(), self.codebooks.shape[1], 25, start)
+        centres = flat_kmeans(rest.cpu().numpy(), self.codebooks.shape[1], START_STEPS, start)
         words = torch.as_tensor(centres.cluster_centers_).to(self.codebooks)
         self.set_words(level, slice(None), words)
 
@@ -152,7 +158,7 @@ def mlp(sizes) -> nn.Sequential:
     """Linear layers of these sizes with ReLU between them."""
     layers = []
     for narrow, wide in zip(sizes[:-1], sizes[1:]):
-        layers += [nn.Linear(narrow, wide), nn.ReLU()]
+        layers += [nn.Linear(narrow, wide), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -257,7 +263,7 @@ class LearntQuantizer(Quantizer):
         words = self.network_.codebooks
 
         def code(rows):
-            rows = torch.as_tensor(rows).to(words.device, words.dtype)
+            rows = torch.tensor(rows, device=words.device, dtype=words.dtype)
             return self.network_.assign(self.network_.encode(rows))
 
         return _in_chunks(code, X)
@@ -294,7 +300,7 @@ class _Run:
         dtype = PRECISIONS[self.precision][0]
         torch.manual_seed(seed)
         self.network = model._network(X.shape[1]).to(self.device, dtype)
-        self.data = torch.as_tensor(X, dtype=dtype, device=self.device)
+        self.data = torch.tensor(X, dtype=dtype, device=self.device)
         order = np.random.default_rng([seed, 1]).permutation(len(X))
         kept = max(len(X) - int(model._held_out * len(X)), model.num_codes)
         self.rows = torch.as_tensor(np.sort(order[:kept]), device=self.device)

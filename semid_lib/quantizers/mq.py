@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from semid_lib.errors import InputError
 from semid_lib.quantizers._codebooks import CodebookNetwork, LearntQuantizer
-from semid_lib.quantizers.rqvae import squared
+from semid_lib.quantizers.rqvae import squared_error
 
 
 class MaskedEncoders(CodebookNetwork):
@@ -53,12 +53,12 @@ class MaskedEncoders(CodebookNetwork):
         latents = self.encode(x)
         with torch.autocast(x.device.type, enabled=False):
             codes, words, inputs = self.quantize(latents.to(x.dtype))
-            drawn = squared(inputs.detach() - words)
-            held = squared(inputs - words.detach())
+            drawn = squared_error(words, inputs.detach())
+            held = squared_error(inputs, words.detach())
             passed = words.sum(1)
             if not self.faithful:
                 passed = inputs.sum(1) + (passed - inputs.sum(1)).detach()
-        reconstruction = squared(x - self.decode(passed))
+        reconstruction = squared_error(self.decode(passed), x)
         if self.faithful:  # means over the dimensions too, and no commitment
             value = reconstruction / x.shape[1] + drawn / words.shape[2]
         else:
@@ -93,7 +93,7 @@ class MQ(LearntQuantizer):
             and the dropout after each; the decoder mirrors the widths.
         mask_ratio: share of a patch's inputs that is masked. commitment: beta.
         init: words start as the k-means centres of the z_m, or "uniform" in -1/K..1/K.
-        faithful_code: train as the public code does instead (commit 01d366f and its model file):
+        faithful_code: train as the public code does instead (Quhaoh233/TokenRec, K-way form):
             no commitment, and the decoder sees the words themselves, so the encoders get no
             gradient at all; losses are means over the dimensions too; one mask for a whole
             batch, and masks and position vectors pile up from encoder to encoder, though
@@ -111,7 +111,8 @@ class MQ(LearntQuantizer):
     Raises, Warns: see `fit`.
 
     Deviates: `faithful_code` leaves out two slips: the public code overwrites the first row of
-        every batch with the mask, and never masks the last dimension of a patch.
+        every batch with the mask, and never masks the last dimension of a patch. (An early
+        commit of it, 09e4351, is another model: one encoder, and residual codes.)
 
     Cost: O(N L (d h_1 + h_1 h_2 + ... + K D)) an epoch.
     """

@@ -32,21 +32,21 @@ class ResidualAutoencoder(CodebookNetwork):
         with torch.autocast(x.device.type, enabled=False):
             latents = latents.to(x.dtype)
             codes, words, inputs = self.quantize(latents)
-            commitment = squared(inputs - words.detach())
+            commitment = squared_error(inputs, words.detach())
             value = self.commitment * commitment
             if self.update == "gradient":
-                value = value + squared(inputs.detach() - words)
+                value = value + squared_error(words, inputs.detach())
             z, nearest = latents[:, 0], words.detach().sum(1)
             passed = (
                 rotated(z, nearest) if self.gradient == "rotation" else z + (nearest - z).detach()
             )
-        reconstruction = squared(x - self.decode(passed))
+        reconstruction = squared_error(self.decode(passed), x)
         return reconstruction + value, reconstruction.detach(), commitment.detach(), codes
 
 
-def squared(difference: Tensor) -> Tensor:
-    """Sum of squares over all dimensions but the first, mean over the first."""
-    return difference.square().sum() / len(difference)
+def squared_error(rows: Tensor, targets: Tensor) -> Tensor:
+    """Squared differences, summed over all dimensions but the first, averaged over the first."""
+    return F.mse_loss(rows, targets, reduction="sum") / len(rows)
 
 
 def rotated(z: Tensor, target: Tensor) -> Tensor:

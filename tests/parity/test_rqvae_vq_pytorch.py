@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from semid_lib.quantizers.rqvae import ResidualAutoencoder, rotated, squared
+from semid_lib.quantizers.rqvae import ResidualAutoencoder, rotated, squared_error
 
 peer = pytest.importorskip("vector_quantize_pytorch", reason="a test dependency")
 
@@ -52,7 +52,7 @@ def test_codes_quantised_output_and_commitment_loss(levels):
     codes, chosen, inputs = ours(words(levels)).quantize(z[:, None])
     assert (codes == indices[0]).all() and codes.unique().numel() == CODES
     torch.testing.assert_close(chosen.sum(1), quantised[0], **CLOSE)
-    per_level = [squared(inputs[:, i] - chosen[:, i]) / WIDTH for i in range(levels)]
+    per_level = [squared_error(inputs[:, i], chosen[:, i]) / WIDTH for i in range(levels)]
     torch.testing.assert_close(torch.stack(per_level), losses.reshape(-1), **CLOSE)
 
 
@@ -64,7 +64,7 @@ def test_gradients_of_the_two_losses():
     other = z.detach().clone().requires_grad_()
     network = ours(words(3))
     codes, chosen, inputs = network.quantize(other[:, None])
-    (squared(inputs - chosen.detach()) + squared(inputs.detach() - chosen)).backward()
+    (squared_error(inputs, chosen.detach()) + squared_error(chosen, inputs.detach())).backward()
     torch.testing.assert_close(other.grad / WIDTH, z.grad, **CLOSE)
     for level, layer in enumerate(module.layers):
         expected = layer._codebook.embed.grad[0]
