@@ -32,6 +32,8 @@ _STYLES = {
     "LETTER": (ORANGE, "P", _SOLID), "EAGER": (PURPLE, "X", _DASHED),
     "UNGER": (ORANGE, "<", _DASHED), "ETEGRec": (SKY, ">", _DASHED),
     "ActionPiece": (GREEN, "h", _DASHED),
+    # ReSID's ablations, in the colour of what they put in its place.
+    "E2": (BLACK, "<", _MIXED), "E3": (BLUE, ">", _DASHED), "Q2": (SKY, "h", _SOLID),
     # Recommenders that score item ids; with side information (*) the same colour, another dash.
     "SASRec": (BLACK, "o", _DASHED), "SASRec*": (BLACK, "s", _SOLID),
     "BERT4Rec": (BLUE, "^", _DASHED), "BERT4Rec*": (BLUE, "v", _DOTTED),
