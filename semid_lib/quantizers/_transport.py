@@ -20,7 +20,10 @@ def balance(cost, price, label):
     their gap proves that nobody else would move, and any other is made again with more points.
 
     Args:
-        cost: `[k, n]` float, finite, n >= k.
+        cost: `[T, k, w]` float, finite, n >= k: the costs of points t w to t w + w - 1, cluster
+            by cluster; what stands behind the last point does not matter. Such a tile lies
+            in one piece of memory; from a `[k, n]` matrix of 200,000 columns, surveys took 2.5
+            times as long.
         price: `[k]` float64, changed in place. What a place in a cluster costs; any start is right.
         label: `[n]` int64, overwritten with the assignment.
 
@@ -31,7 +34,7 @@ def balance(cost, price, label):
     a Newton step, O(k^2) for each of O(k) paths; O(n + k^2) memory. Measured for 200,000
     points in 32 clusters: 0.01 to 0.1 s; with paths alone, O(n^2 / k), it was 2 to 4 s.
     """
-    k, n = cost.shape
+    k, n = cost.shape[1], len(label)
     rival, gap, load = np.empty(n, np.int64), np.empty(n), np.empty(k, np.int64)
     surplus = _even_out(cost, price, label, rival, gap, load)
     rank, paths = 16 * (surplus + k), 0
@@ -39,7 +42,7 @@ def balance(cost, price, label):
         reach = _ranked(gap, rank) if 2 * rank < n else np.inf
         near = np.flatnonzero(gap <= reach)
         place, sizes, trial = label[near], load.copy(), price.copy()
-        repaired, more = _repair(_columns(cost, near), trial, place, sizes, n, reach)
+        repaired, more = _repair(_rows(cost, near), trial, place, sizes, n, reach)
         paths += more
         if repaired:
             label[near] = place
@@ -49,34 +52,33 @@ def balance(cost, price, label):
 
 
 @njit(cache=True, nogil=True)
-def _columns(cost, near):
+def _rows(cost, near):
     """The costs of some points, `[m, k]`."""
-    table = np.empty((len(near), len(cost)), cost.dtype)
-    for start in range(0, len(near), 64):
-        for j in range(len(cost)):
-            for i in range(start, min(start + 64, len(near))):
-                table[i, j] = cost[j, near[i]]
-    return table
+    k, width = cost.shape[1:]
+    rows = np.empty((len(near), k), cost.dtype)
+    for i in range(len(near)):
+        tile, at = cost[near[i] // width], near[i] % width
+        for j in range(k):
+            rows[i, j] = tile[j, at]
+    return rows
 
 
 @njit(cache=True, nogil=True)
 def _survey(cost, price, label, rival, gap, load):
     """Find every point's first and second choice (label, rival), the gap between, and the sizes.
 
-    In blocks that stay in the cache, cluster by cluster, so that the compiler can use vectors.
-
     Returns: the value of the dual, sum_i min_j (cost + price) - n/k sum_j price.
     """
-    k, n = cost.shape
-    first, second = np.empty(256), np.empty(256)
-    a, b = np.empty(256, np.int64), np.empty(256, np.int64)
+    k, width = cost.shape[1:]
+    first, second = np.empty(width), np.empty(width)
+    a, b = np.empty(width, np.int64), np.empty(width, np.int64)
     load[:] = 0
-    total = -price.sum() * n / k
-    for start in range(0, n, 256):
-        m = min(256, n - start)
+    total = -price.sum() * len(label) / k
+    for start in range(0, len(label), width):
+        m = min(width, len(label) - start)
         first[:], second[:], a[:], b[:] = np.inf, np.inf, 0, 0
-        for j in range(k):
-            costs = cost[j, start : start + m]
+        for j in range(k):  # the inner loop has no branch, so that the compiler uses vectors
+            costs = cost[start // width, j, :m]
             for i in range(m):
                 value = costs[i] + price[j]
                 best, next_best = value < first[i], value < second[i]
@@ -116,7 +118,7 @@ def _even_out(cost, price, label, rival, gap, load):
 
     Returns: how many points are beyond the fair share n/k of their clusters.
     """
-    k, n = cost.shape
+    k, n = cost.shape[1], len(label)
     value, damping = _survey(cost, price, label, rival, gap, load), 0.01
     for _ in range(20):
         surplus = _surplus(load, n)

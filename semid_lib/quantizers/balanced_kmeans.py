@@ -41,8 +41,11 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
     Raises (in fit):
         InputError: fewer rows than clusters, non-finite or all-equal rows, a bad setting.
 
-    Cost: a step is one N x D x K matrix product, O(N K), and O(K^2 + N/K) for each of the few
-    points that change place; memory X, its centred copy and the `[N, K]` costs.
+    Cost: a step is one N x D x K matrix product, some readings of the `[K, N]` costs to find the
+        prices, and O(K^2) for each of O(K) points that change place; memory X, its centred copy
+        and the costs. Measured at 12,101 x 640 into 32 on one core: the product takes 7 of 10 ms
+        a step. Leaving out rows whose label is certain by the triangle inequality would not
+        help: half of them never are, and to gather the others costs what their product saves.
 
     Example:
         >>> X = [[0.0], [0.1], [0.2], [9.0]]
@@ -189,7 +192,10 @@ class Rows:
     def distances(self, indices) -> np.ndarray:
         """Squared distances of the points `indices` to all points, `[B, n]`."""
         inner = self.rows[indices] @ self.rows.T
-        return self.square[indices, None] + self.square - 2 * inner
+        inner *= 2
+        squares = self.square[indices, None] + self.square
+        squares -= inner
+        return squares
 
     def start(self, centres) -> None:
         """Take k centres: indices of points `[k]`, or vectors `[k, d]`."""
@@ -199,7 +205,9 @@ class Rows:
             self.labels[centres] = np.arange(len(centres))
         self.sums = (centres if self.given else self.rows[centres]).astype(np.float64)
         self.counts = np.ones(len(centres), np.int64)
-        self.cost = np.empty((len(centres), len(self.Z)), self.Z.dtype)
+        self.width = min(len(self.Z), 1024)  # points in a tile of the costs
+        tiles = -(-len(self.Z) // self.width)
+        self.cost = np.empty((tiles, len(centres), self.width), self.Z.dtype)
 
     def assign(self, price) -> np.ndarray:
         """Labels of the balanced assignment to the centres; `price` is changed in place."""
@@ -214,8 +222,9 @@ class Rows:
         means = self.sums / self.counts[:, None]
         norms = (means * means).sum(axis=1).astype(self.Z.dtype)
         factor = np.ascontiguousarray((-2 * means).astype(self.Z.dtype).T)
-        for i in range(0, len(self.Z), 1024):
-            self.cost[:, i : i + 1024] = (self.Z[i : i + 1024] @ factor + norms).T
+        for tile, i in zip(self.cost, range(0, len(self.Z), self.width)):
+            points = self.Z[i : i + self.width]
+            tile[:, : len(points)] = (points @ factor + norms).T
 
     def update(self) -> int:
         """Move the centres to the means of the last labels; return how many labels changed."""
@@ -250,7 +259,9 @@ class Gram(Rows):
         inside = np.flatnonzero(self.labels >= 0)
         owner = self.labels[inside]
         norms = np.bincount(owner, means[owner, inside], len(means)) / self.counts
-        np.add(-2 * means, norms[:, None], out=self.cost, casting="same_kind")
+        for tile, i in zip(self.cost, range(0, len(self.Z), self.width)):
+            points = means[:, i : i + self.width]
+            tile[:, : points.shape[1]] = -2 * points + norms[:, None]
 
     def centres(self) -> np.ndarray:
         from semid_lib.quantizers._transport import shift_sums

@@ -57,9 +57,11 @@ def check_seed(random_state) -> int:
 
 def row_digests(X: np.ndarray) -> np.ndarray:
     """Fingerprint each row: `[N, 2]` int64, 128 bits of BLAKE2b of its bytes (-0.0 as 0.0)."""
-    blocks = (X[i : i + 1024] + 0.0 for i in range(0, len(X), 1024))
-    digests = (hashlib.blake2b(row, digest_size=16).digest() for block in blocks for row in block)
-    return np.frombuffer(b"".join(digests), dtype=np.int64).reshape(len(X), 2)
+    digests = np.empty((len(X), 2), np.int64)
+    for i in range(0, len(X), 1024):
+        rows = (hashlib.blake2b(row, digest_size=16).digest() for row in X[i : i + 1024] + 0.0)
+        digests[i : i + 1024] = np.frombuffer(b"".join(rows), dtype=np.int64).reshape(-1, 2)
+    return digests
 
 
 class Quantizer(TransformerMixin, BaseEstimator):

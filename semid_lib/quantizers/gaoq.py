@@ -27,7 +27,7 @@ class GAOQ(HierarchicalKMeans):
 
     Args:
         branching: (b_1, ..., b_L), L >= 2. b_L = "auto" is the size of the largest level-(L-1)
-            cluster; a larger number leaves room for new items. App. G: b_1 b_2 about N/20 to N/10.
+            cluster; a larger number leaves room for new items. App. I: b_1 b_2 about N/20 to N/10.
         max_iter: most Lloyd steps of each split.
         random_state: integer seed of the splits and the anchors.
         anchors: "orthonormal" (the paper: Q of the QR of a Gaussian matrix), or "principal" (an
@@ -53,7 +53,9 @@ class GAOQ(HierarchicalKMeans):
         draws them once per level, and so do we: they must be shared.
 
     Cost: O(N D sum_l b_l) a Lloyd step, O(P_(l-1) (b_l^2 D + b_l^3)) for the matching of level
-        l, O(N b_L D) for the last; memory X, its centred copy and N b_1 costs.
+        l, O(N b_L D + N b_L^2) for the last; memory X, its centred copy and N b_1 costs. Measured
+        (`tests/benchmarks/RESULTS.md`): linear in N at fixed upper levels until the matching of
+        the last takes over, a sixth of the time at b_L = 157 (200,000 items under 32 x 40).
 
     Example:
         >>> X = np.random.default_rng(0).normal(size=(12, 4))
@@ -81,16 +83,20 @@ class GAOQ(HierarchicalKMeans):
         if level == 0:
             return np.arange(len(parent))
         A = self._draw_anchors(level, residuals, len(parent))
-        number, total = np.empty(len(parent), np.int64), 0.0
-        siblings = groups(parent)
-        few = max(1, 1024 // len(siblings[0]))
-        for first in range(0, len(siblings), few):  # parents that share a matrix product
-            several = siblings[first : first + few]
-            W = _unit(residuals(np.concatenate(several))) @ A.T
-            for rows, W_p in zip(several, np.split(W, np.cumsum([len(r) for r in several[:-1]]))):
+        number, siblings = np.empty(len(parent), np.int64), groups(parent)
+        few = max(1, 1024 // len(siblings[0]))  # parents that share a matrix product
+
+        def match_some(first):
+            some = siblings[first : first + few]
+            W = _unit(residuals(np.concatenate(some))) @ A.T
+            total = 0.0
+            for rows, W_p in zip(some, np.split(W, np.cumsum([len(rows) for rows in some[:-1]]))):
                 number[rows] = match(W_p)
                 total += float(W_p[np.arange(len(rows)), number[rows]].sum(dtype=np.float64))
-        self.alignment_.append(total / len(parent))
+            return total
+
+        totals = self._in_threads(match_some, range(0, len(siblings), few))
+        self.alignment_.append(sum(totals) / len(parent))
         return number
 
     def _draw_anchors(self, level, residuals, count) -> np.ndarray:
@@ -124,7 +130,11 @@ def match(W: np.ndarray) -> np.ndarray:
 
     Lines 10 and 11, the Hungarian method (SciPy's). Returns: `[m]` int64. Cost: O(m^2 g).
     """
-    return linear_sum_assignment(W, maximize=True)[1]  # the rows come as 0..m-1
+    m, g = W.shape
+    if 64 < g < 2 * m:  # square, so that columns may be shifted: SciPy then needs a third less time
+        W = np.concatenate([W, np.zeros((g - m, g), W.dtype)])
+        W = W - W.max(axis=0)
+    return linear_sum_assignment(W, maximize=True)[1][:m]  # the rows come as 0..m-1
 
 
 def orthonormal_anchors(g: int, d: int, rng) -> np.ndarray:

@@ -175,11 +175,14 @@ class HierarchicalKMeans(Quantizer):
             means[p] = centres + shift
             return steps
 
-        threads = min(_num_threads(self.n_jobs), num_parents) if self.device == "cpu" else 1
-        with ThreadPoolExecutor(threads) as pool:
-            steps = list(pool.map(split, range(num_parents)))
-        self.n_iter_ = max(self.n_iter_, *steps)
+        self.n_iter_ = max(self.n_iter_, *self._in_threads(split, range(num_parents)))
         return child, means, prices
+
+    def _in_threads(self, function, items) -> list:
+        """Results of the function for every item, worked out in n_jobs threads."""
+        threads = min(_num_threads(self.n_jobs), len(items)) if self.device == "cpu" else 1
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(function, items))
 
     def _number(self, level, residuals, parent) -> np.ndarray:
         """Number the children of every parent of a level: `[M]` int64, distinct in a parent.

@@ -17,9 +17,17 @@ from semid_lib.quantizers.balanced_kmeans import Gram, Rows, _spread, lloyd
 from semid_lib.quantizers.base import NotFittedError
 
 
+def tiles(cost, width=32):
+    """`[n, k]` costs as the kernel takes them, with what it must not read behind the last."""
+    n, k = cost.shape
+    filled = np.full((-(-n // width) * width, k), np.nan)
+    filled[:n] = cost
+    return np.ascontiguousarray(filled.reshape(-1, width, k).transpose(0, 2, 1))
+
+
 def numba_balance(cost, price):
     label = np.empty(len(cost), np.int64)
-    _transport.balance(np.ascontiguousarray(cost.T), price, label)
+    _transport.balance(tiles(cost), price, label)
     return label
 
 
@@ -123,7 +131,7 @@ def test_a_repair_that_needs_points_out_of_reach_is_made_again(monkeypatch):
 
     monkeypatch.setattr(_transport, "_repair", watched)
     label = np.empty(1203, np.int64)
-    _transport.balance.py_func(np.ascontiguousarray(cost.T), np.zeros(4), label)
+    _transport.balance.py_func(tiles(cost), np.zeros(4), label)
     assert len(looked_at) == 2 and looked_at[0] < 200 and looked_at[1] == 1203
     assert (label == numba_balance(cost, np.zeros(4))).all()
 

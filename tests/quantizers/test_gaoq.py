@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from semid_lib.errors import InputError
 from semid_lib.quantizers import GAOQ, HierarchicalKMeans
 from semid_lib.quantizers.gaoq import (
     _crowding,
     low_coherence_frame,
+    match,
     orthonormal_anchors,
     principal_anchors,
 )
@@ -36,6 +38,12 @@ def best_matching(W):
         itertools.permutations(range(W.shape[1]), W.shape[0]),
         key=lambda pi: sum(W[j, k] for j, k in enumerate(pi)),
     )
+
+
+@pytest.mark.parametrize("m, g", [(3, 3), (2, 5), (1, 80), (30, 80), (79, 80), (80, 80)])
+def test_match_is_scipys(m, g):
+    W = np.random.default_rng(m).normal(size=(m, g)).astype(np.float32)
+    assert (match(W) == linear_sum_assignment(-W.astype(float))[1]).all()
 
 
 def test_numbers_are_the_best_matching_to_the_shared_anchors():
