@@ -15,10 +15,10 @@ from semid_lib.evaluation import ranks_from_lists
 from semid_lib.recommenders.base import PADDING, Recommender
 from semid_lib.recommenders.beam import beam_search
 from semid_lib.recommenders.t5_network import T5
-from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.runtime import keep_memory, resolve_device, resolve_precision
 from semid_lib.training import train
 
-_USERS_AT_ONCE = {"cpu": 32, "cuda": 512}  # on a CPU, what the caches hold
+_USERS_AT_ONCE = {"cpu": 64, "cuda": 512}
 _SAMPLES_AT_ONCE = {"cpu": 256}  # 2,048 samples of 32 items would hold 25 GB of activations
 
 
@@ -36,7 +36,8 @@ class T5Recommender(Recommender):
         warmup: share of the steps in which the rate rises. clip: largest gradient norm.
         epochs, batch_size: at most so many epochs, of batches of so many samples.
         max_history: items of the history that count, the newest.
-        num_beams: prefixes kept at each level, and the longest list that can be recommended.
+        num_beams: prefixes kept at each level, and the longest list that can be recommended. To
+            leave out the history, each user's search is wider by the number of its items.
         end_token: close each history with an end token, which marks the newest item.
         patience: epochs without a better validation NDCG@10 before the training stops.
         samples_per_epoch: draw only so many samples each epoch.
@@ -58,7 +59,10 @@ class T5Recommender(Recommender):
     The end token closes histories as in RecBole3's TIGER, but is not generated: IDs have L codes.
 
     Cost: O(T L (D^2 + T L D)) per sample and layer, T items in the history; padding is not
-    computed, since histories of like length share a batch.
+    computed, since histories of like length share a batch: on Beauty 7.7 items of 32. A CPU takes
+    a batch in pieces of 256, as fast as whole. At ReSID's setting one busy core trained 400 samples
+    (14,000 tokens) a second, 330 s an epoch of Beauty; 610 in bfloat16, without AMX. The step is
+    39 % matrix products; then masks of the dropout and copies. Beam search: 360 users a second.
 
     Example:
         >>> model = T5Recommender(epochs=20).fit(split, sids)    # doctest: +SKIP
@@ -242,6 +246,7 @@ class T5Recommender(Recommender):
                 "items: set num_beams (also after fit) to k or more"
             )
         self.network_.eval()
+        keep_memory()
         items = np.full((len(histories), k), PADDING)
         scores = np.full((len(histories), k), -np.inf)
         recent = [history[-self.max_history :] for history in histories]

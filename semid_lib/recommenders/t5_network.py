@@ -140,7 +140,7 @@ class Decoding:
 
     The memory's keys and values are made once per user; a user's beams are query rows that
     share them, so nothing of the memory is repeated. A beam's own keys and values, at most L, are
-    kept with the beam, and are copied when the beam has children.
+    kept with the beam and copied to its children.
 
     Args:
         memory, padding: what `T5.encode` returned, for B users.
@@ -169,7 +169,7 @@ class Decoding:
             `[B, W, D]`, from which the next code is predicted.
         """
         if parents is not None:
-            self.past = [[_children(kept, parents) for kept in past] for past in self.past]
+            self.past = [[_of_parents(kept, parents) for kept in past] for past in self.past]
         place = len(self.past[0])
         bias = self.bias[0, :, place, : place + 1]
         x = self.model.embedding(tokens)
@@ -178,14 +178,12 @@ class Decoding:
         return self.model.decoder_norm(x)
 
 
-def _children(kept: Tensor, parents: Tensor) -> Tensor:
+def _of_parents(kept: Tensor, parents: Tensor) -> Tensor:
     """Rows `parents` `[B, W]` of `[B, V, C]`; as it is where V is 1, for it broadcasts."""
-    users, width, _ = kept.shape
-    if width == 1:
+    if kept.shape[1] == 1:
         return kept
-    first = torch.arange(users, device=kept.device)[:, None] * width
-    rows = kept.flatten(0, 1).index_select(0, (first + parents).flatten())
-    return rows.unflatten(0, parents.shape)
+    row = parents + kept.shape[1] * torch.arange(len(kept), device=kept.device)[:, None]
+    return kept.flatten(0, 1).index_select(0, row.flatten()).unflatten(0, row.shape)
 
 
 class Layer(nn.Module):
