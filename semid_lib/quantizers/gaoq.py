@@ -6,6 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from semid_lib.errors import InputError
+from semid_lib.quantizers.balanced_kmeans import in_threads, one_blas_thread
 from semid_lib.quantizers.kmeans import HierarchicalKMeans, groups
 
 
@@ -95,7 +96,8 @@ class GAOQ(HierarchicalKMeans):
                 total += float(W_p[np.arange(len(rows)), number[rows]].sum(dtype=np.float64))
             return total
 
-        totals = self._in_threads(match_some, range(0, len(siblings), few))
+        with one_blas_thread():
+            totals = in_threads(match_some, range(0, len(siblings), few), self._threads())
         self.alignment_.append(sum(totals) / len(parent))
         return number
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import CapacityError, CodesError, InputError
-from semid_lib.quantizers.balanced_kmeans import check_clusters, lloyd, nearest
+from semid_lib.quantizers.balanced_kmeans import (
+    check_clusters,
+    in_threads,
+    lloyd,
+    nearest,
+    num_threads,
+    one_blas_thread,
+)
 from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors, row_digests
 
 
@@ -162,6 +167,8 @@ class HierarchicalKMeans(Quantizer):
         means = np.empty((num_parents, b, Z.shape[1]), Z.dtype)
         prices = np.empty((num_parents, b))
 
+        threads = self._threads()
+
         def split(p):
             rows, shift = Z, 0
             if num_parents > 1:
@@ -171,18 +178,17 @@ class HierarchicalKMeans(Quantizer):
             child[members[p]], centres, prices[p], steps = lloyd(
                 rows, b, np.random.default_rng([seed, level, p]), self.max_iter,
                 backend=self.backend, device=self.device,
+                threads=threads if num_parents == 1 else 1,
             )  # fmt: skip
             means[p] = centres + shift
             return steps
 
-        self.n_iter_ = max(self.n_iter_, *self._in_threads(split, range(num_parents)))
+        with one_blas_thread():
+            self.n_iter_ = max(self.n_iter_, *in_threads(split, range(num_parents), threads))
         return child, means, prices
 
-    def _in_threads(self, function, items) -> list:
-        """Results of the function for every item, worked out in n_jobs threads."""
-        threads = min(_num_threads(self.n_jobs), len(items)) if self.device == "cpu" else 1
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(function, items))
+    def _threads(self) -> int:
+        return num_threads(self.n_jobs) if self.device == "cpu" else 1
 
     def _number(self, level, residuals, parent) -> np.ndarray:
         """Number the children of every parent of a level: `[M]` int64, distinct in a parent.
@@ -338,14 +344,3 @@ def check_codes(codes, sizes) -> np.ndarray:
             f"0..{sizes[level] - 1}. Do the codes come from another tokenizer?"
         )
     return codes.astype(np.int64)
-
-
-def _num_threads(n_jobs) -> int:
-    if n_jobs is None:
-        n_jobs = os.environ.get("OMP_NUM_THREADS", "")
-        n_jobs = int(n_jobs) if n_jobs.isdigit() and int(n_jobs) else -1
-    if not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
-        raise InputError(f"n_jobs is {n_jobs!r}, but must be None, -1 or an integer >= 1")
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return cores if n_jobs < 0 else int(n_jobs)

@@ -282,6 +282,14 @@ def test_same_seed_same_labels_whatever_the_threads():
     assert len(outputs) == 1
 
 
+def test_lloyd_in_threads_is_the_same_to_the_bit():
+    Z = np.random.default_rng(0).normal(size=(5000, 24)).astype(np.float32)
+    runs = [lloyd(Z, 9, np.random.default_rng(0), 4, threads=threads) for threads in (1, 3, 7)]
+    for labels, means, prices, _ in runs[1:]:
+        assert (labels == runs[0][0]).all() and (means == runs[0][1]).all()
+        assert (prices == runs[0][2]).all()
+
+
 def test_seeds_differ_and_repeat():
     X = np.random.default_rng(0).normal(size=(100, 4))
     a, b, c = (BalancedKMeans(5, random_state=s).fit(X).labels_ for s in (0, 0, 1))
