@@ -494,8 +494,11 @@ printed = printed[printed["system"].notna()]
 if run.profile == "paper":
     from semid_lib.queue import run_queue
 
-    run_queue(only="*--beauty--paper--s0")
-recorded = load_records(profile="paper", dataset="beauty")
+    for name in ("resid", "sasrec", "sasrec-star"):
+        run_queue(only=f"{name}--default--beauty--paper--s0")
+recorded = load_records(
+    profile="paper", dataset="beauty", variant="default"
+)
 side_by_side(printed, recorded, metrics=["recall@10", "ndcg@10"])
 
 # %% [markdown]
@@ -531,7 +534,8 @@ rows = []
 for role, estimator in used.items():
     here = estimator.get_params()
     for name, value in preset[role].items():
-        if here[name] != value:
+        observes = name == "snapshot_epochs"  # changes no result
+        if here[name] != value and not observes:
             rows.append(
                 (type(estimator).__name__, name, value, here[name])
             )
