@@ -27,7 +27,7 @@ def judge_vectors(vectors: np.ndarray, split, communities: np.ndarray) -> dict:
     names = [*(name for name in fields if name.startswith("category")), *fields]
     if names:
         labels["category"] = fields[names[0]]
-    labels = {name: rows for name, rows in labels.items() if (rows >= 0).sum() > 1}
+    labels = {name: rows for name, rows in labels.items() if (rows >= 0).sum() > 20}
     found = {"effective_rank": effective_rank(vectors), "label_field": (names or [None])[0]}
     for key, measure in (("purity", neighbour_purity), ("nmi", cluster_nmi)):
         found[key] = {name: measure(vectors, rows) for name, rows in labels.items()}
@@ -48,16 +48,10 @@ def judge_codes(sids, vectors: np.ndarray, split) -> dict:
     from semid_lib import diagnostics as d
 
     forms, pairs = ("variance", "gaussian"), ("all", "cross_prefix")
-    found = {
-        "level_sizes": list(sids.level_sizes),
-        "collision_rate": d.collision_rate(sids),
-        "gini": d.gini(sids),
-        "prefix_entropy": d.prefix_entropy(sids),
-        "marginal_entropy": d.marginal_entropy(sids),
-        "code_usage": d.code_usage(sids),
-        "terms": {form: d.code_terms(vectors, sids, form) for form in forms},
-        "overlap": d.code_overlap(split, sids, "validation"),
-    }
+    named = d.collision_rate, d.gini, d.prefix_entropy, d.marginal_entropy, d.code_usage
+    found = {f.__name__: f(sids) for f in named} | {"level_sizes": list(sids.level_sizes)}
+    found["terms"] = {form: d.code_terms(vectors, sids, form) for form in forms}
+    found["overlap"] = d.code_overlap(split, sids, "validation")
     if sids.num_levels > 1:
         found["within_code_cosine"] = {p: d.within_code_cosine(vectors, sids, 1, p) for p in pairs}
     return plain(found)

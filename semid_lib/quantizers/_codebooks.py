@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semid_lib.errors import CollapseWarning, InputError
+from semid_lib.errors import InputError
 from semid_lib.layers import check_choices
+from semid_lib.quantizers._learnt import warn_collapsed
+from semid_lib.quantizers.balanced_kmeans import check_clusters
 from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
 from semid_lib.quantizers.kmeans import check_codes, flat_kmeans
 from semid_lib.runtime import resolve_device, resolve_precision
@@ -211,41 +212,24 @@ class LearntQuantizer(Quantizer):
         return KMEANS_ROWS * self.num_codes
 
     def _check_settings(self, n: int):
-        whole = ("num_levels", "num_codes", "latent", "batch_size")
-        for name in whole:
+        for name in ("num_levels", "num_codes", "latent", "batch_size"):
             check_whole(name, getattr(self, name))
         if self.epochs is not None:
             check_whole("epochs", self.epochs)
-        try:
-            hidden = list(self.hidden)
-        except TypeError:
-            raise InputError(
-                f"hidden is {self.hidden!r}, but must be a sequence of widths"
-            ) from None
-        for width in hidden:
+        if not np.iterable(self.hidden):
+            raise InputError(f"hidden is {self.hidden!r}, but must be a sequence of widths")
+        for width in self.hidden:
             check_whole("a width of hidden", width)
         check_choices(self, init=("kmeans", "uniform"))
         if not self.commitment >= 0:
             raise InputError(f"commitment is {self.commitment!r}, but must be at least 0")
-        if n < self.num_codes:
-            raise InputError(
-                f"n_samples = {n} is fewer than num_codes = {self.num_codes}: every code needs a "
-                "row. Ask for fewer codes, or was the catalogue filtered too hard?"
-            )
+        check_clusters(self.num_codes, n)
         self._check()
 
     def _finish(self, network, X):
         self._adopt(network)
         self.codes_ = self._encode(X)
-        for level, column in enumerate(self.codes_.T):
-            if self.num_codes > 1 and len(X) > 1 and (column == column[0]).all():
-                warnings.warn(
-                    f"level {level} collapsed: all {len(X)} rows have code {column[0]} of "
-                    f"{self.num_codes}. Start from k-means (init='kmeans'), restart dead codes "
-                    "where there is the switch, or use fewer levels.",
-                    CollapseWarning,
-                    stacklevel=3,
-                )
+        warn_collapsed(self.codes_, self.num_codes)
         return self
 
     def _adopt(self, network):

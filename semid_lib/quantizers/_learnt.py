@@ -79,10 +79,9 @@ def warn_collapsed(codes, num_codes: int) -> None:
         if num_codes > 1 and len(codes) > 1 and (column == column[0]).all():
             warnings.warn(
                 f"level {level} collapsed: all {len(codes)} rows have code {column[0]} of "
-                f"{num_codes}. Start from k-means, or use fewer levels.",
-                CollapseWarning,
-                stacklevel=3,
-            )
+                f"{num_codes}. Start from k-means, restart dead codes, or use fewer levels.",
+                CollapseWarning, stacklevel=3,
+            )  # fmt: skip
 
 
 def residual_centroids(X, num_levels, num_codes, seed, spherical=False, max_iter=25):

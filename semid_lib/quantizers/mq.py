@@ -138,9 +138,8 @@ class MQ(LearntQuantizer):
         return epoch % 50 == 0 if self.faithful_code else super()._starts(epoch)
 
     def _start_rows(self) -> int:
-        if self.faithful_code:
-            return max(self.batch_size, self.num_codes)
-        return super()._start_rows()
+        few = max(self.batch_size, self.num_codes)
+        return few if self.faithful_code else super()._start_rows()
 
     def _check(self):
         if len(self.dropout) != len(self.hidden) or not self.hidden:

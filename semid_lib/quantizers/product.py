@@ -6,6 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import InputError, MissingPackageError
+from semid_lib.quantizers.balanced_kmeans import check_clusters
 from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
 from semid_lib.quantizers.kmeans import check_codes
 
@@ -86,11 +87,7 @@ class PQ(Quantizer):
             )
         if k > 65_536 or k & (k - 1):
             raise InputError(f"num_codes is {k}, but must be a power of two from 2 to 65,536")
-        if n < k:
-            raise InputError(
-                f"n_samples = {n} is fewer than num_codes = {k}: every code needs a row. "
-                "Ask for fewer codes, or was the catalogue filtered too hard?"
-            )
+        check_clusters(k, n)
         return m, k
 
     def _learn(self, pq, Z) -> tuple[np.ndarray, list[float]]:

@@ -594,6 +594,6 @@ def test_encoders_import_nothing_before_use():
     subprocess.run([sys.executable, "-c", code], check=True)
     from semid_lib import encoders
 
-    assert dir(encoders) == ["FAMAE"]
+    assert dir(encoders) == ["ALS", "FAMAE", "TextEncoder"]
     with pytest.raises(AttributeError, match="has no attribute 'BERT'"):
         encoders.BERT  # noqa: B018

@@ -164,7 +164,7 @@ def test_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize(
     "params, message",
     [
-        ({"num_codes": 301}, "n_samples = 300 is fewer than num_codes = 301"),
+        ({"num_codes": 301}, "n_samples = 300 is fewer than n_clusters = 301"),
         ({"dropout": (0.5,)}, "equally long"),
         ({"dropout": (0.5, 1.0)}, r"dropout is \(0.5, 1.0\)"),
         ({"mask_ratio": 1.5}, "mask_ratio is 1.5"),

@@ -172,7 +172,7 @@ def test_codes_do_not_depend_on_the_unit(size):
         ({"num_codes": 100}, "power of two"),
         ({"num_codes": 2**17}, "power of two"),
         ({"num_codes": 1}, "num_codes is 1"),
-        ({"num_codes": 64}, "n_samples = 50 is fewer than num_codes = 64"),
+        ({"num_codes": 64}, "n_samples = 50 is fewer than n_clusters = 64"),
         ({"num_rounds": 0}, "num_rounds is 0"),
         ({"steps": True}, "steps is True"),
         ({"max_iter": 0}, "max_iter is 0"),
@@ -192,7 +192,7 @@ def test_bad_vectors_and_codes_are_named():
         PQ(num_blocks=3, num_codes=8).fit(X)
     with pytest.raises(InputError, match="all the same"):
         PQ(num_blocks=3, num_codes=8).fit(np.ones((50, 12)))
-    with pytest.raises(InputError, match="fewer than num_codes"):
+    with pytest.raises(InputError, match="fewer than n_clusters"):
         PQ(num_blocks=3, num_codes=2).fit(np.ones((1, 12)))
     model = PQ(num_blocks=3, num_codes=8).fit(correlated(n=50))
     with pytest.raises(CodesError, match="outside"):

@@ -271,7 +271,7 @@ def test_prefixes_decode_and_one_level_is_vqvae():
 @pytest.mark.parametrize(
     "params, message",
     [
-        ({"num_codes": 101}, "n_samples = 100 is fewer than num_codes = 101"),
+        ({"num_codes": 101}, "n_samples = 100 is fewer than n_clusters = 101"),
         ({"num_levels": 0}, "num_levels is 0"),
         ({"latent": 2.5}, "latent is 2.5"),
         ({"hidden": 64}, "hidden is 64"),
