@@ -172,8 +172,9 @@ def _crowding(A):
     """Sum of max(0, cos)^4 over pairs of unit rows, and its gradient along the sphere."""
     C = np.maximum(A @ A.T, 0.0)
     np.fill_diagonal(C, 0.0)
-    slope = 4 * (C**3) @ A
-    return (C**4).sum() / 2, slope - (slope * A).sum(axis=1, keepdims=True) * A
+    square = C * C
+    slope = 4 * (square * C) @ A
+    return (square * square).sum() / 2, slope - (slope * A).sum(axis=1, keepdims=True) * A
 
 
 def principal_anchors(g: int, d: int, residuals, count: int, rng) -> np.ndarray:
