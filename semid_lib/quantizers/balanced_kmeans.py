@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, wraps
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,6 +14,28 @@ from threadpoolctl import ThreadpoolController
 from semid_lib.errors import InputError
 from semid_lib.quantizers.base import NotFittedError, check_seed, check_vectors
 
+SAMPLE = 1024  # rows of a cluster that suffice for the early steps
+
+
+def one_blas_thread(method):
+    """Decorate a method: while it runs, BLAS keeps to one thread and we share out larger pieces.
+
+    A thread of BLAS waits for the other after each of thousands of small products: where another
+    program held the second core, two were measured 5 times slower than one.
+    """
+
+    @wraps(method)
+    def alone(*args, **keywords):
+        with _blas().limit(limits=1):
+            return method(*args, **keywords)
+
+    return alone
+
+
+@cache
+def _blas():
+    return ThreadpoolController().select(user_api="blas")
+
 
 class BalancedKMeans(ClusterMixin, BaseEstimator):
     """Split vectors into k clusters whose sizes differ by at most one.
@@ -22,7 +44,8 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
     from a k-means++ start (D^2 sampling). Each assignment is the exact optimum for its centres
     (which clusters take the extra points included): a transport problem whose K dual prices are
     kept from step to step. This is BALANCED-KMEANS of ReSID's Algorithm 1; the paper names no
-    implementation.
+    implementation. Where N > 1024 K, the first three quarters of the steps see 1024 K random rows:
+    at 50,000 to 100,000 rows this left the inertia equal (0.2 to 0.4 % lower over 4 seeds).
 
     Args:
         n_clusters: K, 1 to N.
@@ -68,6 +91,7 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         self.backend = backend
         self.device = device
 
+    @one_blas_thread
     def fit(self, X, y=None):
         """Cluster the rows of X, `[N, D]`; `y` is ignored."""
         seed = check_seed(self.random_state)
@@ -85,11 +109,10 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
                 )
             init = init - mean
         rng = np.random.default_rng([seed, 0, 0])
-        with one_blas_thread():
-            self.labels_, centres, self.prices_, self.n_iter_ = lloyd(
-                Z, k, rng, self.max_iter, init=init, backend=self.backend, device=self.device,
-                threads=num_threads(),
-            )  # fmt: skip
+        self.labels_, centres, self.prices_, self.n_iter_ = lloyd(
+            Z, k, rng, self.max_iter, init=init, backend=self.backend, device=self.device,
+            threads=num_threads(),
+        )  # fmt: skip
         self.cluster_centers_ = centres + mean
         self.sizes_ = np.bincount(self.labels_, minlength=k)
         gaps = (
@@ -152,20 +175,6 @@ def in_threads(function, items, threads) -> list:
         return list(pool.map(function, items))
 
 
-def one_blas_thread():
-    """Keep BLAS to one thread inside a `with`: we share out the work in larger pieces.
-
-    A thread of BLAS waits for the other after each of thousands of small products: where another
-    program held the second core, two were measured 5 times slower than one.
-    """
-    return _blas().limit(limits=1)
-
-
-@cache
-def _blas():
-    return ThreadpoolController().select(user_api="blas")
-
-
 def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threads=1):
     """Run balanced k-means on centred vectors Z `[n, d]` (mean near 0, for the rounding).
 
@@ -179,6 +188,14 @@ def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threa
         raise InputError(f"backend is {backend!r}, but must be 'auto', 'numba' or 'torch'")
     if backend == "numba" and device != "cpu":
         raise InputError(f"backend 'numba' works on the CPU, not on {device!r}")
+    early, some = max_iter * 3 // 4, SAMPLE * k
+    if init is None and early and len(Z) > some:
+        rows = np.sort(rng.choice(len(Z), some, replace=False))
+        _, init, _, early = lloyd(
+            Z[rows], k, rng, early, backend=backend, device=device, threads=threads
+        )
+    else:
+        early = 0
     if backend == "torch" or device != "cpu" or (backend == "auto" and not find_spec("numba")):
         from semid_lib.quantizers._transport_torch import TorchRows
 
@@ -188,8 +205,8 @@ def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threa
         space = Gram(Z) if small and init is None else Rows(Z, threads)
     space.start(_spread(space, len(Z), k, rng) if init is None else init)
     price = np.zeros(k)
-    for step in range(1, max_iter + 1):  # noqa: B007 - the number of steps is returned
-        if step == 2:  # the first prices were those of single points, not of means
+    for step in range(early + 1, max_iter + 1):
+        if step == early + 2:  # the first prices were those of single points, not of means
             price[:] = 0
         labels = space.assign(price)
         if space.update() == 0:

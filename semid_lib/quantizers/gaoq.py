@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from semid_lib.errors import InputError
-from semid_lib.quantizers.balanced_kmeans import in_threads, one_blas_thread
+from semid_lib.quantizers.balanced_kmeans import in_threads
 from semid_lib.quantizers.kmeans import HierarchicalKMeans, groups
 
 
@@ -28,7 +28,7 @@ class GAOQ(HierarchicalKMeans):
 
     Args:
         branching: (b_1, ..., b_L), L >= 2. b_L = "auto" is the size of the largest level-(L-1)
-            cluster; a larger number leaves room for new items. App. I: b_1 b_2 about N/20 to N/10.
+            cluster; a larger number leaves room for new items. App. G: b_1 b_2 about N/20 to N/10.
         max_iter: most Lloyd steps of each split.
         random_state: integer seed of the splits and the anchors.
         anchors: "orthonormal" (the paper: Q of the QR of a Gaussian matrix), or "principal" (an
@@ -96,8 +96,7 @@ class GAOQ(HierarchicalKMeans):
                 total += float(W_p[np.arange(len(rows)), number[rows]].sum(dtype=np.float64))
             return total
 
-        with one_blas_thread():
-            totals = in_threads(match_some, range(0, len(siblings), few), self._threads())
+        totals = in_threads(match_some, range(0, len(siblings), few), self._threads())
         self.alignment_.append(sum(totals) / len(parent))
         return number
 

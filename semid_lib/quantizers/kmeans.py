@@ -133,6 +133,7 @@ class HierarchicalKMeans(Quantizer):
         self.device = device
         self.n_jobs = n_jobs
 
+    @one_blas_thread
     def fit(self, X, y=None):
         """Grow the tree on X, `[N, D]`, and number its children; `y` is ignored."""
         seed = check_seed(self.random_state)
@@ -183,8 +184,7 @@ class HierarchicalKMeans(Quantizer):
             means[p] = centres + shift
             return steps
 
-        with one_blas_thread():
-            self.n_iter_ = max(self.n_iter_, *in_threads(split, range(num_parents), threads))
+        self.n_iter_ = max(self.n_iter_, *in_threads(split, range(num_parents), threads))
         return child, means, prices
 
     def _threads(self) -> int:

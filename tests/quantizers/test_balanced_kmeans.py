@@ -282,6 +282,20 @@ def test_same_seed_same_labels_whatever_the_threads():
     assert len(outputs) == 1
 
 
+def test_early_steps_on_a_sample_lose_nothing(monkeypatch):
+    """The inertia over seeds is that of full steps, sizes are exact, the step count is kept."""
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(60, 6)) * 3)[rng.integers(60, size=6001)] + rng.normal(size=(6001, 6))
+    runs = {}
+    for sample in (100, 10**6):  # of 1,500 rows a cluster
+        monkeypatch.setattr("semid_lib.quantizers.balanced_kmeans.SAMPLE", sample)
+        runs[sample] = [BalancedKMeans(4, random_state=s).fit(X) for s in range(12)]
+        for model in runs[sample]:
+            assert sorted(model.sizes_) == [1500, 1500, 1500, 1501] and model.n_iter_ <= 20
+    few, full = ([model.inertia_ for model in runs[sample]] for sample in runs)
+    assert np.mean(few) == pytest.approx(np.mean(full), rel=0.01)
+
+
 def test_lloyd_in_threads_is_the_same_to_the_bit():
     Z = np.random.default_rng(0).normal(size=(5000, 24)).astype(np.float32)
     runs = [lloyd(Z, 9, np.random.default_rng(0), 4, threads=threads) for threads in (1, 3, 7)]
