@@ -85,7 +85,7 @@ class GAOQ(HierarchicalKMeans):
             return np.arange(len(parent))
         A = self._draw_anchors(level, residuals, len(parent))
         number, siblings = np.empty(len(parent), np.int64), groups(parent)
-        few = max(1, 1024 // len(siblings[0]))  # parents that share a matrix product
+        few = max(1, 512 // len(siblings[0]))  # parents that share a matrix product
 
         def match_some(first):
             some = siblings[first : first + few]
