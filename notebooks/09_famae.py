@@ -25,7 +25,7 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "https://github.com/semid-book/semid-book"
-    source = f"semid-lib[fast] @ git+{address}@v0.1.0"
+    source = f"semid-lib[fast,maps] @ git+{address}@v0.1.0"
     source = os.environ.get("SEMID_INSTALL", source)
     get_ipython().run_line_magic("pip", f"install -q '{source}'")
 

@@ -4,7 +4,8 @@
     python scripts/copies.py check
 
 The repository's address, the name and the version stand in pyproject.toml, the pins in
-requirements.txt, the chapters' titles and numbers in notebooks/. Copies of them are needed in
+requirements.txt, the chapters' titles and numbers in notebooks/, the extras that a chapter needs
+besides `fast` in notebooks/chapters.toml. Copies of them are needed in
 _config.yml, CITATION.cff, environment.yml, README.md and the chapters' set-up cells.
 """
 
@@ -24,7 +25,7 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "{address}"
-    source = f"semid-lib[fast] @ git+{{address}}@v{version}"
+    source = f"semid-lib[{extras}] @ git+{{address}}@v{version}"
     source = os.environ.get("SEMID_INSTALL", source)
     get_ipython().run_line_magic("pip", f"install -q '{{source}}'")
 
@@ -75,9 +76,20 @@ def title(chapter: Path) -> str:
 
 def setup_cell(chapter: Path) -> str:
     """The first code cell of a chapter, from its `# %%` line on."""
+    number = chapter.stem[:2]
     return SETUP_CELL.format(
-        address=address(), version=project()["version"], chapter=chapter.stem[:2]
+        address=address(), version=project()["version"], chapter=number, extras=extras(number)
     )
+
+
+def extras(number: str) -> str:
+    """What Colab installs beside the library for a chapter: `fast` and what chapters.toml names."""
+    declared = tomllib.loads((ROOT / "notebooks" / "chapters.toml").read_text())
+    wanted = declared.get(number, {}).get("extras", [])
+    unknown = set(wanted) - set(project()["optional-dependencies"])
+    if unknown:
+        raise SystemExit(f"chapters.toml, [{number}]: pyproject.toml has no extra {unknown}")
+    return ",".join(["fast", *wanted])
 
 
 def colab_badge(chapter: Path) -> str:

@@ -117,6 +117,20 @@ def test_the_wheel_asks_for_the_release_and_for_no_newer_torch(monkeypatch):
     assert asked == [("pip", f"install -q 'semid-lib[fast] @ {where}'")]
 
 
+def test_a_chapter_installs_the_extras_that_it_declares(monkeypatch, tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    declared = tmp_path / "notebooks" / "chapters.toml"
+    declared.write_text('[05]\nextras = ["faiss", "text"]\n[06]\ndata = []\n')
+    monkeypatch.setattr(copies, "ROOT", tmp_path)
+    found = [copies.setup_cell(Path(name)) for name in ("05_a.py", "06_b.py", "07_c.py")]
+    assert "semid-lib[fast,faiss,text] @" in found[0]
+    assert all("semid-lib[fast] @" in cell for cell in found[1:])
+    declared.write_text('[05]\nextras = ["fais"]\n')
+    with pytest.raises(SystemExit, match="no extra {'fais'}"):
+        copies.setup_cell(Path("05_a.py"))
+
+
 def test_elsewhere_the_first_cell_installs_nothing(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     exec(_first_cell(), {})  # get_ipython is not even looked up
