@@ -7,35 +7,15 @@ from semid_lib.data.preprocess import (
     bucket_shares,
     describe,
     drop_incomplete_items,
-    item_text,
     k_core,
-    limit_history,
     same_day_users,
-    target_buckets,
 )
 from semid_lib.data.sources import DatasetInfo, fetch, list_datasets, load_dataset
 from semid_lib.data.splits import Split, leave_one_out
 from semid_lib.data.synthetic import CatalogueTruth, synthetic_catalogue
 
 __all__ = [
-    "BUCKETS",
-    "MISSING",
-    "CatalogueTruth",
-    "DatasetInfo",
-    "Interactions",
-    "Split",
-    "bucket_shares",
-    "describe",
-    "drop_incomplete_items",
-    "fetch",
-    "item_text",
-    "k_core",
-    "leave_one_out",
-    "limit_history",
-    "list_datasets",
-    "load_dataset",
-    "read_amazon",
-    "same_day_users",
-    "synthetic_catalogue",
-    "target_buckets",
-]
+    "BUCKETS", "MISSING", "CatalogueTruth", "DatasetInfo", "Interactions", "Split", "bucket_shares",
+    "describe", "drop_incomplete_items", "fetch", "k_core", "leave_one_out", "list_datasets",
+    "load_dataset", "read_amazon", "same_day_users", "synthetic_catalogue",
+]  # fmt: skip

@@ -70,19 +70,6 @@ def drop_incomplete_items(data: Interactions, fields: Sequence[str] | None = Non
     return _take_rows(data, whole[data.item])
 
 
-def limit_history(data: Interactions, longest: int) -> Interactions:
-    """Keep only the newest `longest` interactions of each user; the catalogue stays whole.
-
-    Models cut histories themselves (`max_history`); this shortens the dataset itself.
-    """
-    if longest < 1:
-        raise InputError(f"longest is {longest}, but must be at least 1")
-    if not data.ordered:
-        leave_one_out(data)  # raises UnorderedError: there is no newest
-    from_end = data.indptr[data.user + 1] - np.arange(data.num_interactions)
-    return _rows(data, from_end <= longest)
-
-
 def _take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
     """Keep the rows where `keep` `[M]` is True, and renumber users and items from 0 in order."""
     if not keep.any():
@@ -143,19 +130,15 @@ def same_day_users(data: Interactions) -> np.ndarray:
     return same
 
 
-def target_buckets(split: Split, part: str = "test") -> np.ndarray:
-    """`[E]` int64: the bucket of each target by its count in the train part, as in `BUCKETS`.
+def bucket_shares(split: Split, part: str = "test") -> dict[str, float]:
+    """Percentage of the targets of `part` in each of `BUCKETS`, by their count in the train part.
 
     Source: ACERec Table 6. Counting a target once per evaluated user, by how often its item occurs
     in the train part, reproduces the printed percentages to the two printed digits.
     """
     check_part(part)
-    return np.searchsorted(_BUCKET_ENDS, split.train_counts()[split.targets[part]]).astype(np.int64)
-
-
-def bucket_shares(split: Split, part: str = "test") -> dict[str, float]:
-    """Percentage of the targets of `part` in each of `BUCKETS` (ACERec Table 6)."""
-    counts = np.bincount(target_buckets(split, part), minlength=len(BUCKETS))
+    bucket = np.searchsorted(_BUCKET_ENDS, split.train_counts()[split.targets[part]])
+    counts = np.bincount(bucket, minlength=len(BUCKETS))
     return dict(zip(BUCKETS, (100 * counts / counts.sum()).tolist()))
 
 
@@ -196,37 +179,3 @@ def describe(data: Interactions) -> dict:
         if data.timestamp is not None and len(split.users):
             about["same_day_share"] = float(same_day_users(data)[split.users].mean())
     return about
-
-
-_TEXT_COLUMNS = (
-    "title", "artist", "words", "brand", "store", "categories", "genres", "tags", "description",
-    "train_review_summaries",
-)  # fmt: skip
-
-
-def item_text(data: Interactions, columns: Sequence[str] | None = None) -> list[str]:
-    """Join what is known of each item into one text for a text encoder: N texts, maybe empty.
-
-    Args:
-        columns: columns of `data.items` to join by ". ", in this order; by default those there are
-            of title, artist, words, brand, store, categories (or category_1, category_2, ...),
-            genres, tags, description, train_review_summaries: nothing of a held-out review.
-
-    Raises:
-        DataError: a column that `data.items` lacks.
-    """
-    if data.items is None:
-        if columns:
-            raise DataError(f"{data.name!r} has no items table, so no column {columns[0]!r}")
-        return [""] * data.num_items
-    if columns is None:
-        levels = sorted(c for c in map(str, data.items.columns) if c.startswith("category_"))
-        present = [c for c in _TEXT_COLUMNS if c in data.items]
-        place = present.index("brand") + 1 if "brand" in present else len(present)
-        columns = present if "categories" in present else present[:place] + levels + present[place:]
-    unknown = [c for c in columns if c not in data.items]
-    if unknown:
-        raise DataError(f"no column {unknown[0]!r}; the items have {list(data.items.columns)}")
-    table = data.items[list(columns)].astype(object)
-    rows = table.where(table.notna(), "").itertuples(index=False)
-    return [". ".join(str(part) for part in row if str(part)) for row in rows]

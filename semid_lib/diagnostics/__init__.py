@@ -28,24 +28,8 @@ from semid_lib.diagnostics.geometry import (
 )
 
 __all__ = [
-    "chance_purity",
-    "cluster_nmi",
-    "co_occurrence",
-    "code_gini",
-    "code_means",
-    "code_overlap",
-    "code_terms",
-    "code_usage",
-    "collision_rate",
-    "effective_rank",
-    "gini",
-    "information_bound",
-    "louvain",
-    "marginal_entropy",
-    "neighbour_purity",
-    "preference_discrimination",
-    "prefix_entropy",
-    "reconstruction_error",
-    "semantic_cohesion",
-    "within_code_cosine",
-]
+    "chance_purity", "cluster_nmi", "co_occurrence", "code_gini", "code_means", "code_overlap",
+    "code_terms", "code_usage", "collision_rate", "effective_rank", "gini", "information_bound",
+    "louvain", "marginal_entropy", "neighbour_purity", "preference_discrimination",
+    "prefix_entropy", "reconstruction_error", "semantic_cohesion", "within_code_cosine",
+]  # fmt: skip

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from semid_lib.codes import SemanticIds
-from semid_lib.data.splits import Split
 from semid_lib.errors import CodesError, InputError
 from semid_lib.evaluation import ranks_from_lists
 from semid_lib.recommenders.base import PADDING, Recommender
@@ -70,60 +68,21 @@ class T5Recommender(Recommender):
     """
 
     def __init__(
-        self,
-        dim: int = 128,
-        num_layers: int = 4,
-        num_heads: int = 4,
-        head_dim: int = 32,
-        ffn_dim: int = 512,
-        dropout: float = 0.1,
-        learning_rate: float = 5e-3,
-        weight_decay: float = 1e-5,
-        warmup: float = 0.01,
-        clip: float | None = 1.0,
-        epochs: int = 500,
-        batch_size: int = 2048,
-        max_history: int = 32,
-        num_beams: int = 50,
-        end_token: bool = True,
-        patience: int | None = 20,
-        samples_per_epoch: int | None = None,
-        validate_users: int | None = None,
-        device: str = "auto",
-        precision: str = "float32",
-        random_state: int = 0,
-    ):
-        self.dim = dim
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.head_dim = head_dim
-        self.ffn_dim = ffn_dim
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.clip = clip
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.max_history = max_history
-        self.num_beams = num_beams
-        self.end_token = end_token
-        self.patience = patience
-        self.samples_per_epoch = samples_per_epoch
-        self.validate_users = validate_users
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
+        self, dim=128, num_layers=4, num_heads=4, head_dim=32, ffn_dim=512, dropout=0.1,
+        learning_rate=5e-3, weight_decay=1e-5, warmup=0.01, clip=1.0, epochs=500, batch_size=2048,
+        max_history=32, num_beams=50, end_token=True, patience=20, samples_per_epoch=None,
+        validate_users=None, device="auto", precision="float32", random_state=0,
+    ):  # fmt: skip
+        self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
+        self.head_dim, self.ffn_dim, self.dropout = head_dim, ffn_dim, dropout
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.warmup, self.clip, self.epochs, self.batch_size = warmup, clip, epochs, batch_size
+        self.max_history, self.num_beams, self.end_token = max_history, num_beams, end_token
+        self.patience, self.samples_per_epoch = patience, samples_per_epoch
+        self.validate_users, self.device = validate_users, device
+        self.precision, self.random_state = precision, random_state
 
-    def fit(
-        self,
-        split: Split,
-        sids: SemanticIds | None = None,
-        *,
-        checkpoint: str | Path | None = None,
-        deadline: float | None = None,
-        progress: bool | None = None,
-    ) -> T5Recommender:
+    def fit(self, split, sids=None, *, checkpoint=None, deadline=None, progress=None):
         """Train on the train part of `split`; keep the epoch of the best validation NDCG@10.
 
         Args:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semid_lib.data import amazon, drop_incomplete_items, item_text, read_amazon
+from semid_lib.data import amazon, drop_incomplete_items, read_amazon
+from semid_lib.encoders.text import item_texts
 from semid_lib.errors import DataError, SemidError
 
 
@@ -121,10 +122,9 @@ def test_both_years_give_the_same_catalogue(subset):
     assert list(data.fields) == [maker, "category_1", "category_2", "category_3"]
     assert [data.fields[f].tolist() for f in data.fields] == [[0, -1], [0, 0], [0, -1], [0, -1]]
     assert data.field_values["category_1"] == ["L1"]
-    title, about = item_text(data)
-    assert title.startswith("It's A. Acme. Root > L1 > L2") and about.startswith(
-        "Root > L1. about c"
-    )
+    title, about = item_texts(data)
+    assert title.startswith("It's A. Acme. Root, L1, L2")
+    assert about.startswith("Root, L1. about c")
     assert data.timestamp[0] == (1 if year == 2014 else 1_600_000_000)
     assert read_amazon(reviews, k=1).num_items == 4 and not read_amazon(reviews, k=2).fields
     with pytest.raises(DataError, match="no 3-core"):

@@ -12,15 +12,12 @@ from semid_lib.data import (
     bucket_shares,
     describe,
     drop_incomplete_items,
-    item_text,
     k_core,
     leave_one_out,
-    limit_history,
     load_dataset,
     same_day_users,
-    target_buckets,
 )
-from semid_lib.errors import DataError, InputError, UnorderedError
+from semid_lib.errors import DataError, InputError
 
 # ACERec, Table 6: percentage of test items by their frequency in training, as printed
 TABLE_6 = {
@@ -115,17 +112,6 @@ def test_incomplete_items_are_dropped_with_their_rows(data):
         drop_incomplete_items(data, ["store"])
 
 
-def test_limit_history_keeps_the_newest(data):
-    short = limit_history(data, 2)
-    assert [s.tolist() for s in short.sequences()] == [[2, 3], [2, 0], [3, 1]]
-    assert short.rating.tolist() == [3, 4, 1, 2, 3, 4] and short.num_items == 4
-    with pytest.raises(InputError, match="longest is 0"):
-        limit_history(data, 0)
-    unordered = Interactions(data.user, data.item, 3, 4, ordered=False)
-    with pytest.raises(UnorderedError):
-        limit_history(unordered, 2)
-
-
 def test_a_filter_that_leaves_nothing_says_so(data):
     bare = Interactions.from_frame(
         pd.DataFrame({"user": [0], "item": [0]}), pd.DataFrame({"item": [0], "f": [None]}), ["f"]
@@ -169,11 +155,10 @@ def test_buckets_at_their_edges():
     split = leave_one_out(data)
     counts[7] += 8  # each evaluated user's first item is a training item
     assert split.train_counts().tolist() == counts
-    assert target_buckets(split).tolist() == [0, 0, 0, 1, 1, 2, 3, 4]
     assert list(bucket_shares(split).values()) == [37.5, 25, 12.5, 12.5, 12.5]
-    assert set(target_buckets(split, "validation")) == {4}
+    assert list(bucket_shares(split, "validation").values()) == [0, 0, 0, 0, 100]
     with pytest.raises(DataError, match="unknown part"):
-        target_buckets(split, "train")
+        bucket_shares(split, "train")
 
 
 @pytest.mark.parametrize("name", TABLE_6)
@@ -193,22 +178,3 @@ def test_day_ties_of_instruments(shared_data, monkeypatch):
     same_user = np.diff(data.user) == 0
     assert (np.diff(data.timestamp) == 0)[same_user].mean() == pytest.approx(0.47, abs=0.005)
     assert 0 < describe(data)["same_day_share"] < 1
-
-
-def test_item_text(data):
-    assert item_text(data) == ["A. x", "B. y", "x", "D"]
-    assert item_text(data, ["brand", "title"]) == ["x. A", "y. B", "x", "D"]
-    with pytest.raises(DataError, match="no column 'words'"):
-        item_text(data, ["words"])
-    bare = Interactions(np.array([0]), np.array([0]), 1, 2)
-    assert item_text(bare) == ["", ""]
-    with pytest.raises(DataError, match="no items table"):
-        item_text(bare, ["title"])
-
-
-def test_item_text_takes_category_levels_if_there_is_no_joined_column():
-    items = pd.DataFrame(
-        {"item": [0], "category_2": ["b"], "category_1": ["a"], "brand": ["x"], "words": ["w"]}
-    )
-    data = Interactions.from_frame(pd.DataFrame({"user": [0], "item": [0]}), items)
-    assert item_text(data) == ["w. x. a. b"]
