@@ -1802,6 +1802,7 @@ table(
     shown.reset_index(drop=True),
     "Bits of each code given those before; the largest bucket is the "
     "third number of the ID",
+    dict.fromkeys(shown.columns[1:], "metric"),
 )
 
 # %%
@@ -1886,6 +1887,7 @@ table(
     first,
     "Eq. 3 at level 2, recorded codes, variance form; share: of the "
     "way from chance to the ceiling",
+    dict.fromkeys(first.columns[2:-1], "metric"),
 )
 
 # %% tags=["hide-input"]
