@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from semid_lib.data.interactions import Interactions
 from semid_lib.errors import InputError
 from semid_lib.evaluation import Ranks
+from semid_lib.settings import check_settings
 
 INITIAL_STD = 0.02
+check_choices = check_settings
 _CHUNK = 2**21  # logits held at once by the chunked loss and by the ranks (8 MB in float32)
 
 
@@ -362,11 +364,3 @@ def target_ranks(hidden: Tensor, table: Tensor, targets: Tensor) -> Ranks:
         above.append(len(table) - (scores <= own).sum(1))
         ties.append(((scores == own).sum(1) - 1).clamp(min=0))
     return Ranks(torch.cat(above).cpu().numpy(), torch.cat(ties).cpu().numpy())
-
-
-def check_choices(settings: object, **choices: tuple) -> None:
-    """Raise InputError, naming value and choices, unless each attribute is one of its choices."""
-    for name, allowed in choices.items():
-        value = getattr(settings, name)
-        if value not in allowed:
-            raise InputError(f"{name} is {value!r}, but must be one of {allowed}")

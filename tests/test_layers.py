@@ -13,7 +13,6 @@ from semid_lib.layers import (
     FieldTable,
     SequenceNetwork,
     Transformer,
-    check_choices,
     chunked_cross_entropy,
     item_fields,
     left_padded,
@@ -299,9 +298,3 @@ def test_positions_count_from_the_end_that_is_not_padded():
         torch.testing.assert_close(placed, wanted)
         total = network.num_parameters()
         assert total - network.num_parameters(embeddings=False) == 4 * 4
-
-
-def test_check_choices_names_value_and_choices():
-    settings = type("S", (), {"loss": "bpr"})()
-    with pytest.raises(InputError, match="loss is 'bpr', but must be one of \\('full',\\)"):
-        check_choices(settings, loss=("full",))

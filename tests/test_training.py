@@ -495,7 +495,7 @@ def test_progress_shows_the_loss(monkeypatch):
         (dict(samples_per_epoch=0), "samples_per_epoch is 0"),
         (dict(patience=0), "patience is 0"),
         (dict(at_once=0), "at_once is 0"),
-        (dict(schedule="step"), "schedule is 'step', but must be 'cosine' or 'constant'"),
+        (dict(schedule="step"), r"schedule is 'step', but must be one of \('cosine', 'constant'\)"),
         (dict(precision="int8"), "precision is 'int8', but must be one of"),
     ],
 )

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import InputError, MissingPackageError, NotFittedError
 from semid_lib.quantizers.base import check_seed
+from semid_lib.settings import keep_settings
 
 
 class ALS(BaseEstimator):
@@ -33,11 +34,7 @@ class ALS(BaseEstimator):
     """
 
     def __init__(self, dim=64, alpha=10.0, regularization=0.1, iterations=15, random_state=0):
-        self.dim = dim
-        self.alpha = alpha
-        self.regularization = regularization
-        self.iterations = iterations
-        self.random_state = random_state
+        keep_settings(locals())
 
     def fit(self, split, *, progress: bool | None = None):
         """Factorise who took what in the train part of `split`; nothing else is read."""

@@ -15,13 +15,13 @@ from semid_lib.encoders.probes import Probes
 from semid_lib.errors import InputError, NotFittedError
 from semid_lib.layers import (
     SequenceNetwork,
-    check_choices,
     chunked_cross_entropy,
     item_fields,
     left_padded,
     sampled_cross_entropy,
 )
 from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.settings import check_settings, keep_settings
 from semid_lib.storage import load_tensors, save_tensors
 from semid_lib.training import train
 
@@ -80,16 +80,7 @@ class FAMAE(Probes, BaseEstimator):
         batch_size=2048, epochs=500, patience=3, samples_per_epoch=None, snapshot_steps=(),
         snapshot_epochs=(), device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
-        self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
-        self.ffn_dim, self.dropout, self.max_length = ffn_dim, dropout, max_length
-        self.field_names, self.field_weights, self.scale = field_names, field_weights, scale
-        self.item_loss, self.num_negatives = item_loss, num_negatives
-        self.masking, self.mask_ratio, self.normalize = masking, mask_ratio, normalize
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
-        self.samples_per_epoch = samples_per_epoch
-        self.snapshot_steps, self.snapshot_epochs = snapshot_steps, snapshot_epochs
-        self.device, self.precision, self.random_state = device, precision, random_state
+        keep_settings(locals())
 
     def fit(self, split, *, checkpoint=None, deadline=None, progress=None) -> FAMAE:
         """Train on the train part of `split`; validation targets choose the epoch.
@@ -123,14 +114,10 @@ class FAMAE(Probes, BaseEstimator):
         return self
 
     def _check(self):
-        check_choices(
-            self,
-            item_loss=("auto", "full", "sampled"),
-            masking=("last", "random"),
+        check_settings(
+            self, item_loss=("auto", "full", "sampled"), masking=("last", "random"), max_length=2,
             normalize=("none", "per_field_l2", "global_l2"),
-        )
-        if self.max_length < 2:
-            raise InputError(f"max_length is {self.max_length}; history and target need at least 2")
+        )  # fmt: skip
         wrong = [e for e in self.snapshot_epochs if e <= 0]
         if wrong:
             raise InputError(f"a snapshot after epoch {wrong[0]}: it must be above 0")

@@ -25,6 +25,7 @@ from semid_lib.errors import (
     NotFittedError,
 )
 from semid_lib.quantizers.base import check_seed
+from semid_lib.settings import check_settings, keep_settings
 from semid_lib.storage import load_tensors, save_tensors
 
 COLUMNS = (
@@ -80,10 +81,7 @@ class TextEncoder(BaseEstimator):
         self, model="tfidf", columns=None, dim=None, pca=None, whiten=False, normalize=True,
         empty="error", cache=True, batch_size=64, device="auto", random_state=0,
     ):  # fmt: skip
-        self.model, self.columns, self.dim = model, columns, dim
-        self.pca, self.whiten, self.normalize = pca, whiten, normalize
-        self.empty, self.cache, self.batch_size = empty, cache, batch_size
-        self.device, self.random_state = device, random_state
+        keep_settings(locals())
 
     def fit(self, split, *, progress: bool | None = None):
         """Encode the items of `split`; its interactions are not read.
@@ -124,8 +122,7 @@ class TextEncoder(BaseEstimator):
     def _check(self) -> None:
         if not isinstance(self.model, str) or not self.model:
             raise InputError(f"model is {self.model!r}, but must be a name, such as 'minilm'")
-        if self.empty not in ("error", "zero"):
-            raise InputError(f"empty is {self.empty!r}, but must be 'error' or 'zero'")
+        check_settings(self, empty=("error", "zero"))
         for name in ("dim", "pca", "batch_size"):
             value = getattr(self, name)
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from semid_lib.errors import InputError
 from semid_lib.layers import (
-    check_choices,
     chunked_cross_entropy,
     item_fields,
     sampled_cross_entropy,
@@ -17,6 +16,7 @@ from semid_lib.layers import (
 )
 from semid_lib.recommenders.base import Recommender
 from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.settings import check_settings
 from semid_lib.training import train
 
 
@@ -61,13 +61,10 @@ class SequenceRecommender(Recommender):
         return self
 
     def _check(self) -> None:
-        check_choices(
-            self, score_with=("fused", "id"), similarity=("dot", "cosine"),
-            loss=("full", "sampled"), long_histories=("last", "windows"),
+        check_settings(
+            self, score_with=("fused", "id"), similarity=("dot", "cosine"), max_history=1,
+            loss=("full", "sampled"), long_histories=("last", "windows"), num_negatives=1,
         )  # fmt: skip
-        for name in ("max_history", "num_negatives"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
 
     def _build(self, sizes, codes) -> None:
         self._check()

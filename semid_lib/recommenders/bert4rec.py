@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.layers import INITIAL_STD, SequenceNetwork, check_choices, left_padded
+from semid_lib.layers import INITIAL_STD, SequenceNetwork, left_padded
 from semid_lib.recommenders._sequence import SequenceRecommender
+from semid_lib.settings import check_settings, keep_settings
 
 
 class BERT4Rec(SequenceRecommender):
@@ -54,20 +55,11 @@ class BERT4Rec(SequenceRecommender):
         learning_rate=1e-3, weight_decay=1e-5, batch_size=2048, epochs=500, patience=3,
         samples_per_epoch=None, device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
-        self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
-        self.ffn_dim, self.dropout, self.max_history = ffn_dim, dropout, max_history
-        self.field_names, self.score_with = field_names, score_with
-        self.loss, self.similarity, self.num_negatives = loss, similarity, num_negatives
-        self.mask_ratio, self.ft_ratio = mask_ratio, ft_ratio
-        self.samples, self.long_histories = samples, long_histories
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
-        self.samples_per_epoch, self.device = samples_per_epoch, device
-        self.precision, self.random_state = precision, random_state
+        keep_settings(locals())
 
     def _check(self) -> None:
         super()._check()
-        check_choices(self, samples=("sliding", "sequences"))
+        check_settings(self, samples=("sliding", "sequences"))
         for name in ("mask_ratio", "ft_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but must lie in 0..1")

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from semid_lib.layers import SequenceNetwork, check_choices
+from semid_lib.layers import SequenceNetwork
 from semid_lib.recommenders._sequence import SequenceRecommender
+from semid_lib.settings import check_settings, keep_settings
 
 
 class SASRec(SequenceRecommender):
@@ -30,8 +31,8 @@ class SASRec(SequenceRecommender):
     Attributes:
         history_: `training.History`.
 
-    Deviates: softmax instead of the original's binary loss with one negative (`loss_name`, for
-    the tables); post-layer-norm as in RecBole; positions count from the oldest item read.
+    Deviates: softmax instead of the original's binary loss with one negative; post-layer-norm as
+    in RecBole; positions count from the oldest item read.
 
     Cost: O(T D (T + D + ffn_dim)) per layer and sequence plus O(D N) a target ("full").
     """
@@ -43,26 +44,11 @@ class SASRec(SequenceRecommender):
         batch_size=256, epochs=500, patience=3, samples_per_epoch=None, device="auto",
         precision="float32", random_state=0,
     ):  # fmt: skip
-        self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
-        self.ffn_dim, self.dropout, self.max_history = ffn_dim, dropout, max_history
-        self.field_names, self.score_with = field_names, score_with
-        self.loss, self.similarity, self.num_negatives = loss, similarity, num_negatives
-        self.targets, self.long_histories = targets, long_histories
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
-        self.samples_per_epoch, self.device = samples_per_epoch, device
-        self.precision, self.random_state = precision, random_state
-
-    @property
-    def loss_name(self) -> str:
-        """The training loss in words."""
-        kind = "all items" if self.loss == "full" else f"{self.num_negatives} shared negatives"
-        where = "every position" if self.targets == "all" else "the last position of each window"
-        return f"cross-entropy over {kind} at {where}, {self.similarity}"
+        keep_settings(locals())
 
     def _check(self) -> None:
         super()._check()
-        check_choices(self, targets=("all", "last"))
+        check_settings(self, targets=("all", "last"))
 
     def _network(self, sizes, codes):
         return SequenceNetwork(self, sizes, codes, self.max_history, causal=True)

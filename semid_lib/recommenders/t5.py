@@ -14,6 +14,7 @@ from semid_lib.recommenders.base import PADDING, Recommender
 from semid_lib.recommenders.beam import beam_search
 from semid_lib.recommenders.t5_network import T5
 from semid_lib.runtime import keep_memory, resolve_device, resolve_precision
+from semid_lib.settings import check_settings, keep_settings
 from semid_lib.training import train
 
 _USERS_AT_ONCE = {"cpu": 64, "cuda": 512}
@@ -73,14 +74,7 @@ class T5Recommender(Recommender):
         max_history=32, num_beams=50, end_token=True, patience=20, samples_per_epoch=None,
         validate_users=None, device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
-        self.dim, self.num_layers, self.num_heads = dim, num_layers, num_heads
-        self.head_dim, self.ffn_dim, self.dropout = head_dim, ffn_dim, dropout
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup, self.clip, self.epochs, self.batch_size = warmup, clip, epochs, batch_size
-        self.max_history, self.num_beams, self.end_token = max_history, num_beams, end_token
-        self.patience, self.samples_per_epoch = patience, samples_per_epoch
-        self.validate_users, self.device = validate_users, device
-        self.precision, self.random_state = precision, random_state
+        keep_settings(locals())
 
     def fit(self, split, sids=None, *, checkpoint=None, deadline=None, progress=None):
         """Train on the train part of `split`; keep the epoch of the best validation NDCG@10.
@@ -147,11 +141,7 @@ class T5Recommender(Recommender):
                 f"the semantic IDs are of {sids.num_items} items, but the split's catalogue has "
                 f"{split.num_items}: were they made from another dataset?"
             )
-        for name in ("max_history", "num_beams"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.validate_users is not None and self.validate_users < 0:
-            raise InputError(f"validate_users is {self.validate_users}, but must be 0 or more")
+        check_settings(self, max_history=1, num_beams=1, validate_users=0)
 
     def _build(self, sids, device, dtype=torch.float32):
         """Make the network (random weights) and what is looked up on the device."""

@@ -268,14 +268,6 @@ def test_checkpoints(split, tmp_path):
         SASRec.load(path)
 
 
-def test_the_loss_is_named():
-    assert SASRec().loss_name == "cross-entropy over all items at every position, dot"
-    sampled = SASRec(loss="sampled", similarity="cosine", targets="last")
-    assert sampled.loss_name == (
-        "cross-entropy over 128 shared negatives at the last position of each window, cosine"
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
