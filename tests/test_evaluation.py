@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, roc_auc_score
 
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import DataError, InputError, NotFittedError
@@ -15,6 +15,7 @@ from semid_lib.evaluation import (
     UNRANKED,
     Evaluation,
     Ranks,
+    bootstrap_interval,
     evaluate,
     mrr,
     ndcg_at_k,
@@ -22,6 +23,8 @@ from semid_lib.evaluation import (
     ranks_from_lists,
     ranks_from_scores,
     recall_at_k,
+    uauc,
+    user_auc,
 )
 from semid_lib.recommenders.base import Recommender
 
@@ -440,3 +443,56 @@ class TestEvaluation:
     def test_unknown_rule(self):
         with pytest.raises(InputError, match="unknown rule 'seen'"):
             made_up([0]).metrics("seen")
+
+
+# --- UAUC
+
+
+def rated(seed, num_users=25, rows=300, levels=6):
+    """Rows of few distinct scores, so that many tie; some users have one label only."""
+    rng = np.random.default_rng(seed)
+    users = rng.integers(num_users, size=rows) * 7
+    scores = rng.integers(levels, size=rows) / levels
+    labels = rng.random(rows) < np.where(users < 28, 1, scores)
+    return scores, labels, users
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_user_auc_against_scikit_learn(seed):
+    scores, labels, users = rated(seed)
+    names = [u for u in np.unique(users) if 0 < labels[users == u].mean() < 1]
+    wanted = [roc_auc_score(labels[users == u], scores[users == u]) for u in names]
+    sizes = [(users == u).sum() for u in names]
+    found = user_auc(scores, labels, users)
+    np.testing.assert_array_equal(found[0], names)
+    np.testing.assert_allclose(found[1], wanted)
+    np.testing.assert_array_equal(found[2], sizes)
+    assert len(names) < len(np.unique(users))
+    np.testing.assert_allclose(uauc(scores, labels, users), np.mean(wanted))
+    weighted = uauc(scores, labels, users, "impressions")
+    np.testing.assert_allclose(weighted, np.average(wanted, weights=sizes))
+    order = np.random.default_rng(seed).permutation(len(users))
+    assert uauc(scores[order], labels[order].astype(int), users[order]) == uauc(*rated(seed))
+
+
+def test_uauc_refuses_what_it_cannot_compare():
+    scores, labels, users = rated(0)
+    with pytest.raises(InputError, match="hold NaN"):
+        uauc(np.where(users == 7, np.nan, scores), labels, users)
+    with pytest.raises(InputError, match="none of 25 users has rows of both labels"):
+        uauc(scores, np.ones(len(users)), users)
+    with pytest.raises(InputError, match="none of 0 users"):
+        uauc([], [], [])
+    with pytest.raises(InputError, match="0 and 1"):
+        uauc(scores, labels * 2, users)
+    with pytest.raises(InputError, match="same"):
+        uauc(scores, labels[1:], users)
+    with pytest.raises(InputError, match="weight is 'rows'"):
+        uauc(scores, labels, users, "rows")
+
+
+def test_bootstrap_interval_is_that_of_drawn_users():
+    values = np.random.default_rng(0).random(200)
+    low, high = bootstrap_interval(values, level=0.9)
+    draws = np.random.default_rng(1).choice(values, (4000, 200)).mean(axis=1)
+    np.testing.assert_allclose([low, high], np.quantile(draws, [0.05, 0.95]), atol=0.004)

@@ -8,6 +8,7 @@ _PLACES = {
     "MarkovChain": "floors",
     "ItemKNN": "floors",
     "BERT4Rec": "bert4rec",
+    "DIN": "din",
     "SASRec": "sasrec",
     "T5Recommender": "t5",
 }
