@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from semid_lib.errors import CodesError, InputError, UnknownItemError
 from semid_lib.evaluation import uauc, user_auc
-from semid_lib.layers import check_choices
 from semid_lib.recommenders.base import Recommender
 from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.settings import check_settings, keep_settings
 from semid_lib.training import train
 
 _CHUNK = 4096  # rows rated at once
@@ -58,11 +58,7 @@ class DIN(Recommender):
         learning_rate=1e-3, weight_decay=1e-5, batch_size=2048, epochs=10, patience=1,
         device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
-        self.dim, self.attention, self.hidden = dim, attention, hidden
-        self.code_form, self.user_ids = code_form, user_ids
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.batch_size, self.epochs, self.patience = batch_size, epochs, patience
-        self.device, self.precision, self.random_state = device, precision, random_state
+        keep_settings(locals())
 
     def fit(self, clicks, sids=None, *, checkpoint=None, deadline=None, progress=None):
         """Train on the train part of `data.Clicks`; validation UAUC, if any, chooses the epoch.
@@ -139,7 +135,7 @@ class DIN(Recommender):
 
     def _tokens(self, num_items, sids) -> np.ndarray:
         """Rows of the table whose sum is an item's vector, `[N, L]`."""
-        check_choices(self, code_form=("sum", "prefix"))
+        check_settings(self, code_form=("sum", "prefix"))
         if sids is None:
             return np.arange(num_items)[:, None]
         if sids.num_items != num_items:
@@ -154,9 +150,7 @@ class DIN(Recommender):
         return np.stack(nodes, axis=1) + np.cumsum([0, *sizes[:-1]])
 
     def _build(self, tokens, num_users) -> None:
-        for name in ("dim", "attention"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        check_settings(self, dim=1, attention=1)
         torch.manual_seed(self.random_state)
         self.network_ = _Network(self, tokens, num_users).to(resolve_device(self.device))
 

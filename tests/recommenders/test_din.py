@@ -211,4 +211,4 @@ def test_bad_input(shown, sids):
     with pytest.raises(UnknownItemError, match="10 items and 12 users"):
         model.predict(clicks(make_data(num_items=10)))
     with pytest.raises(TypeError, match="predict"):
-        model.recommend([[1]])
+        model.recommend([[1]], k=2)
