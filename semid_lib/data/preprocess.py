@@ -14,7 +14,7 @@ from semid_lib.errors import DataError, InputError
 
 DAY = 86_400
 BUCKETS = ("0-5", "6-10", "11-15", "16-20", "21-inf")
-_BUCKET_ENDS = (5, 10, 15, 20)
+BUCKET_ENDS = (5, 10, 15, 20)
 
 
 def k_core(data: Interactions | pd.DataFrame, k: int = 5) -> Interactions | pd.DataFrame:
@@ -129,7 +129,7 @@ def bucket_shares(split: Split, part: str = "test") -> dict[str, float]:
     in the train part, reproduces the printed percentages to the two printed digits.
     """
     check_part(part)
-    bucket = np.searchsorted(_BUCKET_ENDS, split.train_counts()[split.targets[part]])
+    bucket = np.searchsorted(BUCKET_ENDS, split.train_counts()[split.targets[part]])
     counts = np.bincount(bucket, minlength=len(BUCKETS))
     return dict(zip(BUCKETS, (100 * counts / counts.sum()).tolist()))
 
