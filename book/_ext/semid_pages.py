@@ -58,12 +58,12 @@ def claims_text(pages) -> str:
     for paper, rows in listed.groupby("paper", sort=False):
         lines += ["", f"## {papers[paper]}", "", ":::{list-table}", ":header-rows: 1"]
         lines += [":class: claims", ""]
-        head = ("claim", "what would confirm or refute it", "verdict so far", "evidence")
+        head = ("claim", "verdict so far", "what would confirm or refute it", "evidence")
         for row in [head, *rows.itertuples()]:
             if row is not head:
                 claim = f"**{row.id}** {row.claim} *({row.where})*"
                 verdict = f"**{row.verdict}** {row.note}"
-                row = (claim, row.test, verdict, "; ".join(map(evidence, row.evidence)))
+                row = (claim, verdict, row.test, "; ".join(map(evidence, row.evidence)))
             lines += [("  - " if i else "* - ") + cell for i, cell in enumerate(row)]
         lines.append(":::")
     return "\n".join(lines)
@@ -73,7 +73,7 @@ def evidence(name: str) -> str:
     """A claim's evidence as a link: an anchor, an anchor's section, or the name of a record."""
     anchor, _, section = name.partition(": ")
     if "--" in name:
-        return f"record `{name}`"
+        return f"`{name}`"
     role = {"fig": "numref", "prop": "prf:ref"}.get(anchor.split("-")[0], "ref")
     return f"{{{role}}}`{anchor}`" + (f", \u201c{section}\u201d" if section else "")
 

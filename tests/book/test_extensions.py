@@ -143,4 +143,4 @@ def test_the_claims_page_has_a_row_for_each_claim_and_counts_them():
     assert sum(map(int, counts)) == len(claims)
     assert semid_pages.evidence("fig-gaoq-eight") == "{numref}`fig-gaoq-eight`"
     assert semid_pages.evidence("ch-gaoq: A title") == "{ref}`ch-gaoq`, “A title”"
-    assert semid_pages.evidence("q2--default--toys--paper--s0").startswith("record `q2--")
+    assert semid_pages.evidence("q2--default--toys--paper--s0") == "`q2--default--toys--paper--s0`"
