@@ -249,10 +249,6 @@ class FAMAE(Probes, BaseEstimator):
             raise InputError(f"no field {name!r}; the fields are {self.field_names_}")
         return values[self.field_names_.index(name)].detach().float().cpu().numpy()
 
-    def num_parameters(self, embeddings: bool = True) -> int:
-        """Count the learnt numbers, with or without the fields' tables."""
-        return self._net.num_parameters(embeddings)
-
     def save(self, path: str | Path) -> Path:
         """Write settings, fields and weights into one safetensors file, atomically."""
         table = self._net.table

@@ -125,11 +125,6 @@ class T5Recommender(Recommender):
         )  # fmt: skip
         return self
 
-    def num_parameters(self, embedding: bool = False) -> int:
-        """Count the fitted network's parameters, without token embeddings unless asked (Fig. 4)."""
-        self.num_items_fitted  # noqa: B018 - raises when not fitted
-        return self.network_.num_parameters(embedding)
-
     def _check(self, split, sids):
         if sids is None:
             raise InputError(
