@@ -228,7 +228,7 @@ def test_variants_of_r3vae_are_the_rows_of_its_tables():
 
 
 def test_branchings_are_printed_cells_that_beauty_can_hold():
-    from semid_lib.quantizers.kmeans import level_sizes
+    from semid_lib.quantizers.hierarchical import level_sizes
     from semid_lib.results import paper_table
 
     printed = set(map(tuple, paper_table("resid", 8)[["b1", "b2"]].to_numpy().tolist()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,31 @@ def check_seed(random_state) -> int:
     )
 
 
+def check_whole(name: str, value, least: int = 1) -> int:
+    """Return the setting `name` as an int, or raise InputError unless it is one, >= `least`."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise errors.InputError(f"{name} is {value!r}, but must be an integer >= {least}")
+    return int(value)
+
+
+def check_codes(codes, sizes) -> np.ndarray:
+    """Return codes `[N, l]`, 1 <= l <= L, as int64, or raise CodesError naming the bad one."""
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or not 1 <= codes.shape[1] <= len(sizes):
+        raise errors.CodesError(f"codes have shape {codes.shape}, but must be [N, 1..{len(sizes)}]")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise errors.CodesError(f"codes are {codes.dtype}, but must be integers")
+    wrong = (codes < 0) | (codes >= np.array(sizes[: codes.shape[1]]))
+    if wrong.any():
+        row, level = np.argwhere(wrong)[0]
+        raise errors.CodesError(
+            f"code {codes[row, level]} of row {row}, level {level}, is outside "
+            f"0..{sizes[level] - 1}. Do the codes come from another tokenizer?"
+        )
+    return codes.astype(np.int64)
+
+
 def row_digests(X: np.ndarray) -> np.ndarray:
     """Fingerprint each row: `[N, 2]` int64, 128 bits of BLAKE2b of its bytes (-0.0 as 0.0)."""
     digests = np.empty((len(X), 2), np.int64)
@@ -79,6 +105,22 @@ class Quantizer(TransformerMixin, BaseEstimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "codes_"):
             raise NotFittedError(f"{type(self).__name__} is not fitted: call fit(X) first")
+
+    def _recall(self, X) -> tuple[np.ndarray, list[int]]:
+        """Codes `[N, L]` of rows that were fitted, bit for bit, and the other rows, which are new.
+
+        Equal rows get theirs in the order of fit; one met more often than fitted counts as new.
+        """
+        codes, new = np.empty((len(X), len(self.level_sizes_)), np.int64), []
+        rows_of = defaultdict(list)  # fitted rows by fingerprint
+        for row, key in enumerate(map(tuple, self._digests.tolist())):
+            rows_of[key].append(row)
+        for row, key in enumerate(map(tuple, row_digests(X).tolist())):
+            if rows_of.get(key):
+                codes[row] = self.codes_[rows_of[key].pop(0)]
+            else:
+                new.append(row)
+        return codes, new
 
     def save(self, path: str | Path) -> Path:
         """Write settings and learnt arrays into one safetensors file, atomically."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.quantizers._codebooks import CodebookNetwork, LearntQuantizer
-from semid_lib.quantizers.rqvae import squared_error
+from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer
+from semid_lib.quantizers._learnt import squared_error
 
 
 class MaskedEncoders(CodebookNetwork):
@@ -74,7 +74,7 @@ def normalized_mlp(widths, dropout) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-class MQ(LearntQuantizer):
+class MQ(CodebookQuantizer):
     """Code items by L masked encoders side by side (MQ, the "masked vector quantizer" of TokenRec).
 
     The input's dimensions are cut into L equal patches (the last takes what is over). In training
@@ -141,7 +141,7 @@ class MQ(LearntQuantizer):
         few = max(self.batch_size, self.num_codes)
         return few if self.faithful_code else super()._start_rows()
 
-    def _check(self):
+    def _check_own(self):
         if len(self.dropout) != len(self.hidden) or not self.hidden:
             raise InputError(
                 f"dropout {self.dropout!r} and hidden {self.hidden!r} must be equally long, >= 1"
