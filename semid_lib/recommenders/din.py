@@ -101,8 +101,8 @@ class DIN(Recommender):
             validate = None
         self.history_ = train(
             self.network_, loss, len(rows), epochs=self.epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, schedule=self.schedule,
-            lengths=(clicks.end - clicks.start)[clicks.rows("train")], monitor="uauc",
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay, monitor="uauc",
+            lengths=(clicks.end - clicks.start)[clicks.rows("train")], schedule=self.schedule,
             validate=validate, patience=self.patience if validate else None, device=device,
             precision=resolve_precision(self.precision, device), seed=self.random_state,
             checkpoint=checkpoint, deadline=deadline, progress=progress, label="DIN",
