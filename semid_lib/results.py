@@ -115,17 +115,21 @@ def write_record(record: Mapping, folder: str | Path | None = None, *, force: bo
     return write_json(path, record)
 
 
-def load_record(path: str | Path) -> dict:
-    """Read and check one record. Raises RecordError, naming the file, if it is not a whole one."""
-    path = Path(path)
+def _read_json(path: Path):
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"no record {path.name}: the run has not finished") from None
     except (ValueError, OSError) as error:
         raise RecordError(
             f"{path.name} ({path.stat().st_size} bytes) is not JSON: {error}. Delete it, run again."
         ) from error
+
+
+def load_record(path: str | Path) -> dict:
+    """Read and check one record. Raises RecordError, naming the file, if it is not a whole one."""
+    path = Path(path)
+    record = _read_json(path)
     check_record(record, path.name)
     if path.stem != record_name(record):
         raise RecordError(f"{path.name} holds the run {record_name(record)!r}: was it renamed?")
@@ -186,6 +190,22 @@ def code_records(
             values["seconds"] = record["cost"]["stages"][stage]["seconds"]
         rows.append({**row, **pd.json_normalize(found).iloc[0].to_dict()})
     return pd.DataFrame(rows, columns=None if rows else [*keys, "kind"])
+
+
+def click_records(folder: str | Path | None = None) -> pd.DataFrame:
+    """Collect the recorded click models (chapter 08), made by `scripts/clicks.py`.
+
+    Returns:
+        One row a run, sorted by file name: `tokenizer`, `vectors`, `form`, `seed`, `dataset`,
+        `diagnostics.*`, `cost.*` and, for the rows PART "all", "cold_items", "coldest_items" and
+        "cold_users", `metrics.PART.uauc` and the like, nested keys joined by dots. Empty, without
+        columns, if nothing is recorded.
+
+    Raises:
+        RecordError: a file is corrupt.
+    """
+    paths = sorted((Path(folder or records_folder()) / "clicks").glob("*.json"))
+    return pd.json_normalize([_read_json(path) for path in paths])
 
 
 # ------------------------------------------------------------------ printed tables

@@ -52,6 +52,20 @@ def test_records_are_filtered_by_key(tmp_path):
     assert results.load_records(tmp_path, system="resid") == []
 
 
+def test_click_records_are_rows(tmp_path):
+    assert len(results.click_records(tmp_path)) == 0
+    (tmp_path / "clicks").mkdir()
+    for name, value in (("b", 0.7), ("a", 0.6)):
+        text = json.dumps({"tokenizer": name, "metrics": {"all": {"uauc": value}}})
+        (tmp_path / "clicks" / f"{name}.json").write_text(text)
+    found = results.click_records(tmp_path)
+    assert found["tokenizer"].tolist() == ["a", "b"]
+    assert found["metrics.all.uauc"].tolist() == [0.6, 0.7]
+    (tmp_path / "clicks" / "c.json").write_text("{")
+    with pytest.raises(RecordError, match=r"c\.json \(1 bytes\) is not JSON"):
+        results.click_records(tmp_path)
+
+
 def test_no_records_is_an_empty_list(tmp_path):
     assert results.load_records(tmp_path / "absent") == []
 
