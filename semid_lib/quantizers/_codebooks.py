@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.layers import check_choices
 from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, Run, in_chunks
 from semid_lib.quantizers.base import check_codes, check_whole
 from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.runtime import resolve_device
+from semid_lib.settings import check_settings
 
 KMEANS_ROWS, RESTART_ROWS = 100, 4  # rows per code that the start and a restart look at
 START_STEPS = 10  # most Lloyd steps of the start
@@ -253,7 +253,7 @@ class CodebookQuantizer(LearntQuantizer):
             raise InputError(f"hidden is {self.hidden!r}, but must be a sequence of widths")
         for width in self.hidden:
             check_whole("a width of hidden", width)
-        check_choices(self, init=("kmeans", "uniform"))
+        check_settings(self, init=("kmeans", "uniform"))
         if not self.commitment >= 0:
             raise InputError(f"commitment is {self.commitment!r}, but must be at least 0")
         self._check_own()

@@ -13,6 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from semid_lib.errors import InputError
 from semid_lib.quantizers.base import NotFittedError, check_seed, check_vectors, check_whole
+from semid_lib.settings import keep_settings
 
 SAMPLE = 768  # rows of a cluster that suffice for the early steps
 
@@ -84,8 +85,7 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         self, n_clusters=8, max_iter=20, random_state=0, init="k-means++", backend="auto",
         device="cpu",
     ):  # fmt: skip
-        self.n_clusters, self.max_iter, self.random_state = n_clusters, max_iter, random_state
-        self.init, self.backend, self.device = init, backend, device
+        keep_settings(locals())
 
     @one_blas_thread
     def fit(self, X, y=None):

@@ -13,6 +13,7 @@ from semid_lib.quantizers.balanced_kmeans import (
     one_blas_thread,
 )
 from semid_lib.quantizers.base import Quantizer, check_codes, check_seed, check_vectors, row_digests
+from semid_lib.settings import keep_settings
 
 
 class HierarchicalKMeans(Quantizer):
@@ -55,8 +56,7 @@ class HierarchicalKMeans(Quantizer):
         self, branching=(32, 40, "auto"), max_iter=20, random_state=0, backend="auto",
         device="cpu", n_jobs=None,
     ):  # fmt: skip
-        self.branching, self.max_iter, self.random_state = branching, max_iter, random_state
-        self.backend, self.device, self.n_jobs = backend, device, n_jobs
+        keep_settings(locals())
 
     @one_blas_thread
     def fit(self, X, y=None):

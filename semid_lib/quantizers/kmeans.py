@@ -22,6 +22,7 @@ from semid_lib.quantizers.base import (
     check_whole,
     row_digests,
 )
+from semid_lib.settings import keep_settings
 
 TOLERANCE = 1e-4  # k-means ends when a step gains less than this share of the sum of squares
 DIRECTIONS = 32  # random directions in which it starts
@@ -77,9 +78,7 @@ class ResidualKMeans(Quantizer):
         self, num_levels=3, n_clusters=256, max_iter=25, random_state=0, balanced=False,
         normalize_residuals=False,
     ):  # fmt: skip
-        self.num_levels, self.n_clusters, self.max_iter = num_levels, n_clusters, max_iter
-        self.random_state, self.balanced = random_state, balanced
-        self.normalize_residuals = normalize_residuals
+        keep_settings(locals())
 
     def fit(self, X, y=None):
         """Learn the codebooks from X, `[N, D]`, the first level first; `y` is ignored."""
@@ -169,7 +168,7 @@ class KMeans(ResidualKMeans):
     num_levels, balanced, normalize_residuals = 1, False, False
 
     def __init__(self, n_clusters=256, max_iter=25, random_state=0):
-        self.n_clusters, self.max_iter, self.random_state = n_clusters, max_iter, random_state
+        keep_settings(locals())
 
 
 @one_blas_thread

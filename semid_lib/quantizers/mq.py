@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from semid_lib.errors import InputError
 from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer
 from semid_lib.quantizers._learnt import squared_error
+from semid_lib.settings import keep_settings
 
 
 class MaskedEncoders(CodebookNetwork):
@@ -123,12 +124,7 @@ class MQ(CodebookQuantizer):
         batch_size=512, learning_rate=1e-3, weight_decay=0.01, device="auto",
         precision="float32", random_state=0,
     ):  # fmt: skip
-        self.num_levels, self.num_codes, self.hidden = num_levels, num_codes, hidden
-        self.latent, self.dropout, self.mask_ratio = latent, dropout, mask_ratio
-        self.commitment, self.faithful_code, self.init = commitment, faithful_code, init
-        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.weight_decay, self.device, self.precision = weight_decay, device, precision
-        self.random_state = random_state
+        keep_settings(locals())
 
     @property
     def _held_out(self) -> float:

@@ -14,6 +14,7 @@ from semid_lib.quantizers.base import (
     check_vectors,
     check_whole,
 )
+from semid_lib.settings import keep_settings
 
 LAST_STEPS = 25  # Lloyd steps of the codebooks, faiss's own default
 
@@ -51,8 +52,7 @@ class PQ(Quantizer):
     """
 
     def __init__(self, num_blocks=4, num_codes=256, max_iter=LAST_STEPS, random_state=0):
-        self.num_blocks, self.num_codes = num_blocks, num_codes
-        self.max_iter, self.random_state = max_iter, random_state
+        keep_settings(locals())
 
     def fit(self, X, y=None):
         """Learn the codebooks from X, `[N, D]`; `y` is ignored."""

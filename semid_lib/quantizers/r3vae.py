@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.layers import check_choices
 from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, in_chunks, squared_error
 from semid_lib.quantizers.base import check_codes, check_vectors, check_whole
 from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.runtime import resolve_device
+from semid_lib.settings import check_settings, keep_settings
 
 PRESETS = {
     "working": {"top_k": 8, "renormalise": True, "temperature": 0.05},
@@ -94,13 +94,7 @@ class R3VAE(LearntQuantizer):
         sc_vectors="residual", init="kmeans", epochs=200, batch_size=1024, learning_rate=5e-4,
         weight_decay=1e-5, device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
-        self.num_levels, self.num_codes = num_levels, num_codes
-        self.top_k, self.renormalise, self.temperature = top_k, renormalise, temperature
-        self.reference, self.rating, self.commitment = reference, rating, commitment
-        self.sc_weight, self.pd_weight, self.sc_vectors = sc_weight, pd_weight, sc_vectors
-        self.init, self.epochs, self.batch_size = init, epochs, batch_size
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.device, self.precision, self.random_state = device, precision, random_state
+        keep_settings(locals())
 
     @classmethod
     def preset(cls, name: str, **params) -> R3VAE:
@@ -110,7 +104,7 @@ class R3VAE(LearntQuantizer):
         return cls(**{**PRESETS[name], **params})
 
     def _check(self):
-        check_choices(
+        check_settings(
             self, sc_vectors=("residual", "quantized"), init=("kmeans", "spherical", "normal")
         )
         check_whole("top_k", 1 if self.top_k is None else self.top_k)
