@@ -110,7 +110,7 @@ def make_codes(shown, tokenizer, vectors):
             np.random.default_rng(0).integers(K, size=(shown.num_items, 3)), (K,) * 3
         )
         return sids, judge(sids, None, None)
-    encoder = ALS() if vectors == "behaviour" else TextEncoder("minilm")
+    encoder = ALS(63) if vectors == "behaviour" else TextEncoder("minilm")
     X = encoder.fit(shown.train_split()).embed()
     fitted = TOKENIZERS[tokenizer]()
     sids = SemanticIds(fitted.fit_transform(X), fitted.level_sizes_)
