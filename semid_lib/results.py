@@ -377,14 +377,10 @@ _KEY = ["system", "variant", "dataset", "metric"]
 
 
 def side_by_side(
-    printed: pd.DataFrame | None = None,
-    recorded: Iterable[Mapping] = (),
-    live: Iterable[Mapping] | None = None,
-    *,
+    printed: pd.DataFrame | None = None, recorded: Iterable[Mapping] = (),
+    live: Iterable[Mapping] | None = None, *, part: str = "test", caption: str = "",
     metrics: Iterable[str] = ("recall@10", "ndcg@10"),
-    part: str = "test",
-    caption: str = "",
-) -> Table:
+) -> Table:  # fmt: skip
     """Put the printed number, the recorded one and the live one in one table.
 
     Args:
