@@ -25,7 +25,8 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
     float32 stays float32, everything else becomes float64 (`reset=False`: the fitted dtype).
 
     Raises:
-        InputError: a row that holds NaN or infinity, or (`reset=True`) rows that are all equal.
+        InputError: a row that holds NaN or infinity, or numbers whose squares overflow; or
+            (`reset=True`) rows that are all equal.
         ValueError: X is not a numeric matrix of the fitted width (scikit-learn's own message).
     """
     dtype = (np.float32, np.float64) if reset else estimator._dtype
@@ -35,6 +36,12 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
         raise errors.InputError(
             f"row {np.argmin(good)} of X (of {len(X)}) holds NaN or inf; vectors must be finite. "
             "Did the encoder's training diverge, or is a feature missing?"
+        )
+    largest, bound = np.abs(X).max(axis=1), np.sqrt(np.finfo(X.dtype).max / X.size) / 2
+    if largest.max() > bound:
+        raise errors.InputError(
+            f"row {largest.argmax()} of X holds a value of size {largest.max():.3g}, but squares "
+            f"of {X.dtype} add up without overflow to {bound:.3g} only; scale the vectors down"
         )
     if reset:
         estimator._dtype = X.dtype

@@ -152,6 +152,11 @@ class MQ(CodebookQuantizer):
                 f"{self.num_levels} patches: each encoder needs an input of its own to mask"
             )
 
+    def _build(self, X, seed):
+        if len(X) < 2:
+            raise InputError("n_samples = 1, but batch normalisation needs 2 rows at least")
+        return super()._build(X, seed)
+
     def _network(self, width: int) -> MaskedEncoders:
         return MaskedEncoders(
             [width, *self.hidden, self.latent], self.num_levels, self.num_codes,
