@@ -177,7 +177,8 @@ def main() -> None:
                 record(shown, (floor, "none", "none", 0), values, base)
         if skip:
             continue
-        cost = {"seconds": time.monotonic() - began, "tokenizer_seconds": coded}
+        trained = model.history_.seconds
+        cost = {"seconds": coded + trained, "codes": coded, "model": trained}
         record(
             shown, run, scores, base, diagnostics=found, cost=cost, curve=model.history_.epochs
         )  # fmt: skip
