@@ -193,11 +193,9 @@ _R3VAE_SETTINGS = {
     },
 }  # fmt: skip
 _R3VAE_VARIANTS = {name: {"quantizer": changed} for name, changed in _R3VAE_SETTINGS.items()}
-#: Where R3-VAE's Table 2 has vectors of behaviour, ours are SASRec's: 96 numbers, which can be cut
-#: in OPQ's three blocks.
+#: Where R3-VAE's Table 2 has vectors of behaviour, ours are ALS's: TokenRec, whose data these are,
+#: factorises too, into 64 numbers (LightGCN), which OPQ's three blocks do not divide.
 _BEHAVIOUR = ("lastfm", "ml-1m", "clothing")
-_ITEM_VECTORS = {**_SASREC, "field_names": (), "dim": 96, "ffn_dim": 384}
-_ITEM_VECTORS_QUICK = {**_SASREC_QUICK, "dim": 48}
 #: Variants that trace a curve, and stand in no table of systems.
 SWEEPS = ("checkpoint-", "size-", "branching-", "lambda-", "t0.", "t1-")
 
@@ -406,7 +404,7 @@ def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
     """Class, paper and quick settings of a stage, with what the data decide."""
     place, paper, quick = system.stages[role], system.paper[role], system.quick.get(role, {})
     if place == _TEXT and data.name in _BEHAVIOUR:
-        return "semid_lib.recommenders:SASRec", _ITEM_VECTORS, _ITEM_VECTORS_QUICK
+        return "semid_lib.encoders:ALS", {"dim": 66}, {}
     if place.split(":")[1] in _TREE:
         paper = {"branching": branching(data.name, data.num_items), **paper}
     return place, paper, quick
@@ -417,7 +415,7 @@ def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:
     if not system.seeded:
         return []
     if system.stages.get("encoder") == _TEXT:
-        ours = "SASRec's of the items" if data.name in _BEHAVIOUR else "of the items' words"
+        ours = "of behaviour (ALS)" if data.name in _BEHAVIOUR else "of the items' words"
         return [f"vectors: {ours} (R3-VAE does not name its encoder)"]
     cuts = []
     if data.name in _AMAZON_2014:

@@ -198,9 +198,8 @@ def test_r3vaes_second_table_has_vectors_of_behaviour():
     for name in ("lastfm", "ml-1m", "clothing"):
         plan = systems.plan("opq", dataset(name), "paper", until="quantizer")
         settings = plan.stages[0].settings
-        assert plan.stages[0].place.endswith(":SASRec") and settings["field_names"] == ()
-        assert settings["dim"] % 3 == 0  # three blocks
-        assert "SASRec" in plan.cut[0] and len(plan.cut) == 1
+        assert plan.stages[0].place.endswith(":ALS") and settings["dim"] % 3 == 0  # three blocks
+        assert "behaviour" in plan.cut[0] and len(plan.cut) == 1
     text = systems.plan("opq", dataset("beauty"), "paper")
     assert text.stages[0].place.endswith(":TextEncoder") and "words" in " ".join(text.cut)
     assert sum("recommender:" in cut for cut in text.cut) == 2
