@@ -477,7 +477,7 @@ pd.DataFrame(
     winners, index=["words used, uniform start", "k-means start"]
 ).rename_axis("shared part (spread is 1)", axis=1)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Which of 64 words win anything, at the start, in two dimensions. Left: words in a small box (enlarged in the corner), latents in a cone away from it: large dots win. Right: words at k-means centres of the latents. See that the box offers the cone only its nearest corner, while every k-means centre owns some latents by construction.", "name": "fig-vq-start"}, "image": {"alt": "Two scatter panels. Left: a cone of grey latents far from a dot of words; an inset shows 64 words of which about two are highlighted. Right: 64 highlighted words spread over the latents."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Which of 64 words win anything, at the start, in two dimensions. Left: words in a small box (enlarged in the corner), latents in a cone away from it: large dots win. Right: words at k-means centres of the latents. See that the box offers the cone only its nearest corner, while every k-means centre owns some latents by construction.", "name": "fig-vq-start"}, "image": {"alt": "Two scatter panels. Left: a cone of grey latents far from a dot of words; an inset shows 64 words of which one is highlighted. Right: 64 highlighted words spread over the latents."}}
 rng = np.random.default_rng(2)
 turn = rng.normal(0.55, 0.12, 400)
 flat = (
