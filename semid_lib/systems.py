@@ -404,7 +404,7 @@ def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
     """Class, paper and quick settings of a stage, with what the data decide."""
     place, paper, quick = system.stages[role], system.paper[role], system.quick.get(role, {})
     if place == _TEXT and data.name in _BEHAVIOUR:
-        return "semid_lib.encoders:ALS", {"dim": 66}, {}
+        return "semid_lib.encoders:ALS", {"dim": 66, "normalize": True}, {}
     if place.split(":")[1] in _TREE:
         paper = {"branching": branching(data.name, data.num_items), **paper}
     return place, paper, quick
