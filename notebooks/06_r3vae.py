@@ -1611,10 +1611,10 @@ ended = pd.DataFrame(rows).set_index(["tokenizer", "start"])
 gaps = {}
 for name in ("R³-VAE", "RQ-VAE"):
     begun, lost = (ended.loc[(name, b)] for b in ("k-means", "random"))
-    gaps[name] = lost["soft"] / begun["soft"] - 1
+    both_gaps = lost[["soft", "hard"]] / begun[["soft", "hard"]] - 1
+    gaps[name], codes_gap = both_gaps
     print(f"{name}: a random start ends {gaps[name]:+.0%} in what is "
-          f"trained, {lost['hard'] / begun['hard'] - 1:+.0%} in what is "
-          "kept")  # fmt: skip
+          f"trained, {codes_gap:+.0%} in what is kept")  # fmt: skip
 if ended.notna().all(axis=None):
     assert gaps["R³-VAE"] > gaps["RQ-VAE"]
     assert ended.loc[("R³-VAE", "random"), "hard"] > 1
