@@ -9,6 +9,8 @@ _PLACES = {
     "ItemKNN": "floors",
     "BERT4Rec": "bert4rec",
     "DIN": "din",
+    "RPG": "rpg",
+    "ACERec": "acerec",
     "SASRec": "sasrec",
     "T5Recommender": "t5",
 }
