@@ -24,7 +24,9 @@ app.add_typer(data_app, name="data")
 app.add_typer(queue_app, name="queue")
 PAUSED = 3
 
+Many = list[str] | None
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto")]
+Budget = Annotated[str | None, typer.Option(help="stop within, such as 9m; the same goes on")]
 Only = Annotated[str | None, typer.Option(help="part of a name, or a pattern with *")]
 Codes = Annotated[bool, typer.Option("--codes", help="runs that end with codes, no recommender")]
 
@@ -76,19 +78,10 @@ def run_command(
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto")] = "auto",
     variant: Annotated[str, typer.Option(help="a variant of the system")] = "default",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="change a setting: recommender.epochs=20")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="stop after, such as 9m; the same command goes on")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="only print parameters, memory and time")
-    ] = False,
-    record: Annotated[
-        bool | None,
-        typer.Option(help="keep the record among the results; default: in the paper profile"),
-    ] = None,
+    set_: Annotated[Many, typer.Option("--set", help="such as recommender.epochs=20")] = None,
+    budget: Budget = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what it costs")] = False,
+    record: Annotated[bool | None, typer.Option(help="keep it; default: if paper")] = None,
     force: Annotated[bool, typer.Option(help="replace another record of this name")] = False,
 ):
     """Run a system on a dataset; stopped at any moment, the same command goes on."""
@@ -175,7 +168,7 @@ def queue_list(only: Only = None, codes: Codes = False):
 @queue_app.command("run")
 def queue_run(
     jobs: Annotated[int, typer.Option(help="processes at once")] = 1,
-    budget: Annotated[str | None, typer.Option(help="stop within, such as 9m or 2h")] = None,
+    budget: Budget = None,
     device: Device = "auto",
     only: Only = None,
     codes: Codes = False,
@@ -191,9 +184,7 @@ def queue_run(
 @app.command("table")
 def table_command(
     which: Annotated[str, typer.Argument(help="paper and number, such as resid.4 or acerec.1")],
-    metric: Annotated[
-        list[str] | None, typer.Option(help="metrics to show; default recall@10, ndcg@10")
-    ] = None,
+    metric: Annotated[Many, typer.Option(help="default recall@10, ndcg@10")] = None,
     part: Annotated[str, typer.Option(help="test, validation or test_unseen")] = "test",
 ):
     """Print a table of a paper beside the recorded numbers."""

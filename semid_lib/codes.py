@@ -65,11 +65,9 @@ class Trie:
         below = parent[1:] + [node[:, -1]]
         num_children = [np.bincount(p, minlength=len(c)) for p, c in zip(below, code)]
         first_child = [np.cumsum(n) - n for n in num_children]
-        widest, leaf_ptr = (
-            [int(n.max()) for n in num_children],
-            np.append(first_child[-1], num_items),
-        )
-        return cls(*map(tuple, (code, parent, first_child, num_children, widest)), leaf_ptr, order)
+        widest = [int(n.max()) for n in num_children]
+        levels = map(tuple, (code, parent, first_child, num_children, widest))
+        return cls(*levels, np.append(first_child[-1], num_items), order)
 
     num_levels = property(lambda self: len(self.code), doc="Levels L.")
     num_leaves = property(lambda self: len(self.code[-1]), doc="Distinct IDs.")
@@ -84,12 +82,9 @@ class Trie:
         device = torch.device(device)
         if device not in self._moved:
             levels = (self.code, self.parent, self.first_child, self.num_children)
-            self._moved[device] = Trie(
-                *(tuple(map(move, arrays)) for arrays in levels),
-                self.max_children,
-                move(self.leaf_ptr),
-                move(self.leaf_items),
-            )
+            levels = [tuple(map(move, arrays)) for arrays in levels]
+            leaves = move(self.leaf_ptr), move(self.leaf_items)
+            self._moved[device] = Trie(*levels, self.max_children, *leaves)
         return self._moved[device]
 
 
@@ -114,8 +109,8 @@ class SemanticIds:
 
     Example:
         >>> sids = SemanticIds([[0, 1], [2, 0], [0, 1]])
-        >>> sids.level_sizes, sids.is_unique, sids.items_of((0, 1)).tolist()
-        ((3, 2), False, [0, 2])
+        >>> sids.level_sizes, sids.is_unique, sids.leaf_of.tolist()
+        ((3, 2), False, [0, 1, 0])
     """
 
     def __init__(self, codes, level_sizes: Sequence[int] | None = None):
@@ -177,15 +172,7 @@ class SemanticIds:
         leaves[self.trie.leaf_items] = np.repeat(np.arange(self.num_ids), counts)
         return leaves
 
-    def items_of(self, prefix: Sequence[int]) -> np.ndarray:
-        """Return the items whose ID begins with `prefix` (1 to L codes), ascending; maybe none."""
-        if len(prefix) > self.num_levels:
-            raise CodesError(f"a prefix of {len(prefix)} codes, but IDs have {self.num_levels}")
-        return np.flatnonzero((self.codes[:, : len(prefix)] == prefix).all(axis=1))
-
-    def resolve(
-        self, how: str, *, costs=None, rounds: int = 20, epsilon: float = 0.003
-    ) -> SemanticIds:
+    def resolve(self, how: str, *, costs=None, rounds=20, epsilon=0.003) -> SemanticIds:
         """Return new IDs in which collisions are dealt with by the rule `how` (SPEC 13).
 
         Args:
@@ -323,15 +310,15 @@ def _balanced_choice(costs: np.ndarray, epsilon: float, iterations: int = 50) ->
     """Code of each row after Sinkhorn has given every code the same total mass.
 
     Source: LC-Rec, `generate_indices.py` (distances centred and scaled to -1..1, argmax of the
-    plan). Deviates: computed with logarithms, so that a small epsilon does not underflow.
+    plan). Deviates: computed with logarithms, so that a small epsilon does not underflow. Where
+    there are fewer items than codes, many entries of a row are all but equal, and which is largest
+    says little: expect the error to rise.
     """
-    from scipy.special import logsumexp
-
     middle = (costs.max() + costs.min()) / 2
     log_plan = -(costs - middle) / (costs.max() - middle + 1e-5) / epsilon
-    for _ in range(iterations):
-        log_plan = log_plan - logsumexp(log_plan, axis=1, keepdims=True) - np.log(len(costs))
-        log_plan = log_plan - logsumexp(log_plan, axis=0) - np.log(costs.shape[1])
+    for axis in (1, 0) * iterations:  # rows, then columns; the totals do not move the maximum
+        log_plan -= log_plan.max(axis=axis, keepdims=True)
+        log_plan -= np.log(np.exp(log_plan).sum(axis=axis, keepdims=True))
     return log_plan.argmax(axis=1)
 
 

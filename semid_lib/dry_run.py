@@ -42,14 +42,8 @@ def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **setting
         "extrapolated to all epochs; early stopping shortens it"
     )
     kinds = {"parameters": "count", "steps": "count", "step": "seconds", "time": "seconds"}
-    return _Blank(frame.reset_index(drop=True), caption, {**kinds, "memory": "bytes"})
-
-
-class _Blank(Table):
-    """A cell that has no meaning for its stage is empty."""
-
-    def formatted(self) -> pd.DataFrame:
-        return super().formatted().replace("not run", "")
+    cells = frame.reset_index(drop=True).astype(object).fillna("")  # what means nothing is empty
+    return Table(cells, caption, {**kinds, "memory": "bytes"})
 
 
 def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from semid_lib.data.preprocess import BUCKET_ENDS, BUCKETS
 from semid_lib.errors import InputError
 
 RULES = ("all", "unseen")
 UNRANKED = np.iinfo(np.int64).max // 4
-BUCKET_EDGES = (5, 10, 15, 20)
 
 
 def recall_at_k(recommended, targets, k: int) -> float:
@@ -277,11 +277,8 @@ class Evaluation:
 
         Returns "0-5", ..., ">20" -> `{"n": users, "recall@5": ..., ...}`; only n = 0 if empty.
         """
-        lows = [0, *(edge + 1 for edge in BUCKET_EDGES)]
-        labels = [f"{low}-{high}" for low, high in zip(lows, BUCKET_EDGES)]
-        bucket = np.searchsorted(BUCKET_EDGES, self.target_counts)
-        result = {}
-        for index, label in enumerate([*labels, f">{BUCKET_EDGES[-1]}"]):
+        bucket, result = np.searchsorted(BUCKET_ENDS, self.target_counts), {}
+        for index, label in enumerate([*BUCKETS[:-1], f">{BUCKET_ENDS[-1]}"]):
             part = self.where(bucket == index)
             result[label] = {"n": len(part), **(part.metrics(rule) if len(part) else {})}
         return result
@@ -383,15 +380,9 @@ def uauc(scores, labels, users, weight: str = "users") -> float:
 
 
 def evaluate(
-    recommender,
-    split,
-    part: str,
-    *,
-    ks: Sequence[int] = (5, 10, 20),
-    batch_size: int = 512,
-    users=None,
-    progress: bool | None = None,
-) -> Evaluation:
+    recommender, split, part: str, *, ks: Sequence[int] = (5, 10, 20), batch_size: int = 512,
+    users=None, progress: bool | None = None,
+) -> Evaluation:  # fmt: skip
     """Rank the held-out item of each user, by both rules in one pass.
 
     A recommender that scores every item is ranked over the whole catalogue. One that generates is

@@ -17,11 +17,19 @@ def judge_vectors(vectors: np.ndarray, split, communities: np.ndarray) -> dict:
     Returns:
         "effective_rank", and "purity" (of the 20 nearest), "chance" (that of vectors that know
         nothing) and "nmi", each label -> value; the labels are "category" (the first field named
-        so, else the first one) and "community". "label_field" names the field. JSON-able.
+        so, else the first one) and "community". "label_field" names the field. "pd": PD of the
+        vectors "raw", "centred" (minus their mean) and "projected" (without their part along the
+        mean), as in R3-VAE, Fig. 3. JSON-able.
 
     Cost: O(N^2 D), and a k-means with as many clusters as labels.
     """
-    from semid_lib.diagnostics import chance_purity, cluster_nmi, effective_rank, neighbour_purity
+    from semid_lib.diagnostics import (
+        chance_purity,
+        cluster_nmi,
+        effective_rank,
+        neighbour_purity,
+        preference_discrimination,
+    )  # fmt: skip
 
     fields, labels = split.data.fields, {"community": communities}
     names = [*(name for name in fields if name.startswith("category")), *fields]
@@ -32,24 +40,67 @@ def judge_vectors(vectors: np.ndarray, split, communities: np.ndarray) -> dict:
     for key, measure in (("purity", neighbour_purity), ("nmi", cluster_nmi)):
         found[key] = {name: measure(vectors, rows) for name, rows in labels.items()}
     found["chance"] = {name: chance_purity(rows) for name, rows in labels.items()}
+    mean = vectors.mean(axis=0, dtype=np.float64).astype(vectors.dtype)
+    along = np.outer(vectors @ mean / (mean @ mean), mean)
+    views = {"raw": vectors, "centred": vectors - mean, "projected": vectors - along}
+    found["pd"] = {name: preference_discrimination(view) for name, view in views.items()}
+    return plain(found)
+
+
+def judge_quantizer(quantizer, vectors: np.ndarray) -> dict:
+    """Measure a fitted quantizer on the vectors that it was given.
+
+    Args:
+        vectors: `[N, D]`, of the items that `quantizer.codes_` are of.
+
+    Returns:
+        "reconstruction_error"; "pd" of the codewords in use (R3-VAE, Eq. 10), where it has any, and
+        "pd_means" of cluster means, which every tokenizer has: of the vectors at the first level,
+        then of what those means leave over, and so on. Both hold "levels" and their "mean", None
+        where all items have one code.
+        "alignment" and "coherence" where it has them. JSON-able.
+    """
+    from semid_lib.diagnostics import code_means, preference_discrimination, reconstruction_error
+
+    codes, rest, means = quantizer.codes_, vectors, []
+    for column, size in zip(codes.T, quantizer.level_sizes_):
+        means.append(np.zeros((size, vectors.shape[1])))
+        means[-1][np.unique(column)] = code_means(rest, column[:, None])[0]
+        rest = rest - means[-1][column]
+    spread = {"pd_means": preference_discrimination(means, per_level=True)}
+    if hasattr(quantizer, "codebooks_"):
+        spread["pd"] = preference_discrimination(quantizer.codebooks_, codes, per_level=True)
+    found = {key: {"mean": v.mean(), "levels": v} for key, v in spread.items()}
+    for key in ("alignment", "coherence"):
+        if hasattr(quantizer, f"{key}_"):
+            found[key] = getattr(quantizer, f"{key}_")
+    again = quantizer.inverse_transform(codes)
+    found["reconstruction_error"] = reconstruction_error(vectors, again)
     return plain(found)
 
 
 def judge_codes(sids, vectors: np.ndarray, split) -> dict:
-    """Measure codes as ReSID does: Eq. 2 and 3, Tables 9 and 10, and how evenly they are used.
+    """Measure codes: ReSID's Eq. 2 and 3, Tables 9 and 10; R3-VAE's SC; how evenly they are used.
 
     Args:
         sids: `SemanticIds` of the N items. vectors: `[N, D]`, which they stand for.
         split: its validation part gives the overlap of target and history.
 
     Returns:
-        What is named below, one value a level in lists; JSON-able, not finite is None.
+        What is named below, one value a level in lists; JSON-able, not finite is None. "sc" is None
+        where no two items share an ID. "collision_rate" is that of R3-VAE, and "collisions" holds
+        it in all its definitions.
     """
     from semid_lib import diagnostics as d
 
     forms, pairs = ("variance", "gaussian"), ("all", "cross_prefix")
-    named = d.collision_rate, d.gini, d.prefix_entropy, d.marginal_entropy, d.code_usage
+    named = (
+        d.collision_rate, d.gini, d.code_gini, d.prefix_entropy, d.marginal_entropy, d.code_usage,
+    )  # fmt: skip
     found = {f.__name__: f(sids) for f in named} | {"level_sizes": list(sids.level_sizes)}
+    kinds = ("items_per_id", "excess", "shared")
+    found["collisions"] = {kind: d.collision_rate(sids, kind) for kind in kinds}
+    found["sc"], found["usage"] = d.semantic_cohesion(vectors, sids), found["code_usage"]
     found["terms"] = {form: d.code_terms(vectors, sids, form) for form in forms}
     found["overlap"] = d.code_overlap(split, sids, "validation")
     if sids.num_levels > 1:

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from semid_lib.data.interactions import Interactions
 from semid_lib.errors import InputError
 from semid_lib.evaluation import Ranks
-from semid_lib.settings import check_settings
 
 INITIAL_STD = 0.02
-check_choices = check_settings
 _CHUNK = 2**21  # logits held at once by the chunked loss and by the ranks (8 MB in float32)
 
 

@@ -28,12 +28,13 @@ from filelock import FileLock, Timeout
 
 from semid_lib import __version__, systems
 from semid_lib.errors import CheckpointError, InputError, SemidError
-from semid_lib.judge import judge_codes, judge_vectors, plain
+from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors
 from semid_lib.results import CUTOFFS, METRICS, run_name, slug
 from semid_lib.storage import load_tensors, save_tensors, write_json
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "numba")
 _TIMES = ("seconds", "train_seconds", "samples_per_second")
+_POINTS = 100  # most epochs of a tokenizer's curve that a record holds
 
 
 def runs_folder() -> Path:
@@ -145,12 +146,14 @@ class Work:
         self.config["precision"] = precision
         if self.plan.checkpoint is not None:
             self.config["checkpoint"] = self.plan.checkpoint
+        if self.plan.centred:
+            self.config["centred"] = True
         self.fitted: dict[str, object] = {}
         self.sids = None
         self.name = self._name(self.plan.variant)
         identity = {"config": self.config, "data": self.data.sha256, "seed": seed}
         same = systems.plan(system, self.data, profile, "default", overrides)
-        alike = (same.stages, same.checkpoint) == (chosen.stages, chosen.checkpoint)
+        alike = replace(same, variant=variant, cut=chosen.cut) == chosen
         name = self._name("default") if alike else self.name  # a variant may change nothing here
         self.folder = Path(folder or runs_folder() / f"{name}-{_digest(identity)}")
         self._claim(self.folder, identity)
@@ -297,33 +300,34 @@ class Work:
 
     def run_quantizer(self) -> dict:
         from semid_lib.codes import SemanticIds
-        from semid_lib.diagnostics import reconstruction_error
 
-        quantizer, vectors = self.estimators["quantizer"], self.vectors()
-        began = time.perf_counter()
-        codes = quantizer.fit_transform(vectors)
-        seconds = time.perf_counter() - began
-        sids = SemanticIds(codes, [int(size) for size in quantizer.level_sizes_])
+        vectors, began = self.vectors(), time.perf_counter()
+        if self.plan.centred:
+            vectors = vectors - vectors.mean(axis=0)
+        quantizer = self.fit("quantizer", vectors)
+        info = {"seconds": time.perf_counter() - began, **_describe(self.fitted.pop("quantizer"))}
+        sids = SemanticIds(quantizer.codes_, [int(size) for size in quantizer.level_sizes_])
         sids.to_json(self.folder / "codes.json")
-        learnt = ("alignment", "coherence")
-        found = {k: getattr(quantizer, f"{k}_") for k in learnt if hasattr(quantizer, f"{k}_")}
-        again = quantizer.inverse_transform(codes)
-        found["reconstruction_error"] = reconstruction_error(vectors, again)
-        return {**_describe(quantizer), "seconds": seconds, "diagnostics": plain(found)}
+        return {**info, "diagnostics": judge_quantizer(quantizer, vectors)}
 
     def judge_codes(self) -> dict:
         return {"diagnostics": judge_codes(self.semantic_ids(), self.vectors(), self.split)}
 
-    def semantic_ids(self):
-        """The run's SemanticIds, or None for a system without codes."""
+    def semantic_ids(self, unique: bool = False):
+        """The run's SemanticIds, or None for a system without codes.
+
+        With `unique`, as recommenders read them: with one digit more if any two items share an ID.
+        """
         from semid_lib.codes import SemanticIds
 
         if self.sids is None and "quantizer" in self.estimators:
             self.sids = SemanticIds.from_json(self.folder / "codes.json")
-        return self.sids
+        if not unique or self.sids is None or self.sids.is_unique:
+            return self.sids
+        return self.sids.resolve("extra_digit")
 
     def run_recommender(self) -> dict:
-        recommender = self.fit("recommender", self.split, self.semantic_ids())
+        recommender = self.fit("recommender", self.split, self.semantic_ids(unique=True))
         recommender.save(self.folder / "recommender.safetensors")
         return _describe(recommender)
 
@@ -332,7 +336,7 @@ class Work:
 
         from semid_lib.evaluation import evaluate
 
-        recommender = self.fit("recommender", self.split, self.semantic_ids())
+        recommender = self.fit("recommender", self.split, self.semantic_ids(unique=True))
         result = evaluate(recommender, self.split, part, ks=CUTOFFS, progress=self.progress)
         tensors = {"users": torch.from_numpy(result.users)}  # for paired comparisons of two runs
         for rule, ranks in result.ranks.items():
@@ -357,6 +361,9 @@ class Work:
         kept = ("seconds", "samples_per_second", "parameters", "epochs", "best_epoch", "stopped",
                 "device", "commit")  # fmt: skip
         curves = {role: s.get("curve", []) for role, s in stages.items()}
+        if len(curves.get("quantizer", [])) > _POINTS:
+            kept_epochs = np.linspace(0, len(curves["quantizer"]) - 1, _POINTS).round().astype(int)
+            curves["quantizer"] = [curves["quantizer"][i] for i in kept_epochs]
         record = {
             "system": self.plan.system, "variant": self.plan.variant, "dataset": self.plan.dataset,
             "dataset_sha256": self.data.sha256, "profile": self.plan.profile, "seed": self.seed,
@@ -413,7 +420,10 @@ def _with_precision(plan, precision: str, device: str) -> tuple:
     """`(plan, precision)`: the one asked for, else the plan's own, else the device's."""
     from semid_lib.runtime import resolve_precision
 
-    own = {s.settings["precision"] for s in plan.stages if "precision" in s.settings}
+    own = {
+        s.settings["precision"] for s in plan.stages
+        if "precision" in s.settings and s.role != "quantizer"
+    }  # fmt: skip
     if precision == "auto" and len(own) == 1:
         return plan, resolve_precision(*own, device)
     precision = resolve_precision(precision, device)

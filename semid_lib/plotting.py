@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -56,28 +55,14 @@ METHOD_STYLE: dict[str, dict[str, str]] = {
 
 def use_style() -> None:
     """Set the book's figure style; in a notebook also SVG output that is the same in every run."""
-    mpl.rcParams.update(
-        {
-            "svg.hashsalt": "semid",
-            "figure.facecolor": "white",
-            "figure.constrained_layout.use": True,
-            "savefig.facecolor": "white",
-            "font.size": 9.5,
-            "axes.titlesize": 10,
-            "axes.labelsize": 9.5,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.axisbelow": True,
-            "axes.grid": True,
-            "axes.grid.axis": "y",
-            "axes.prop_cycle": mpl.cycler(color=_CYCLE),
-            "grid.color": "#E4E4E4",
-            "grid.linewidth": 0.7,
-            "image.cmap": SEQUENTIAL,
-            "legend.frameon": False,
-            "lines.markersize": 5,
-        }
-    )
+    mpl.rcParams.update({
+        "svg.hashsalt": "semid", "savefig.facecolor": "white", "figure.facecolor": "white",
+        "figure.constrained_layout.use": True, "font.size": 9.5, "axes.titlesize": 10,
+        "axes.labelsize": 9.5, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.axisbelow": True, "axes.prop_cycle": mpl.cycler(color=_CYCLE), "axes.grid": True,
+        "axes.grid.axis": "y", "grid.color": "#E4E4E4", "grid.linewidth": 0.7,
+        "image.cmap": SEQUENTIAL, "legend.frameon": False, "lines.markersize": 5,
+    })  # fmt: skip
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         import matplotlib.pyplot  # noqa: F401 - the backend must be active, or it undoes this
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -100,26 +85,10 @@ def figure(width: float = WIDTH, height: float = 3.0, **kwargs) -> tuple[Figure,
     return plt.subplots(figsize=(width, height), **kwargs)
 
 
-def save(fig: Figure, path: str | Path) -> Path:
-    """Write a figure by its suffix (`.svg`, or `.png` at 144 dpi), the same bytes every time."""
-    path = Path(path)
-    kinds = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
-    if path.suffix not in kinds:
-        raise InputError(f"{path.name}: figures are written as .svg or .png")
-    use_style()
-    fig.savefig(path, metadata=kinds[path.suffix], dpi=144)
-    return path
-
-
 def bars_with_intervals(
-    names: Sequence[str],
-    values: Sequence[float],
-    intervals: Sequence[tuple[float, float]] | None = None,
-    *,
+    names: Sequence[str], values: Sequence[float], intervals: Sequence[tuple[float, float]],
     label: str,
-    digits: int = 3,
-    ax: Axes | None = None,
-) -> Axes:
+) -> Axes:  # fmt: skip
     """Draw one horizontal bar per method, from zero, first on top, with its interval and value.
 
     Args:
@@ -127,28 +96,24 @@ def bars_with_intervals(
         values: bar lengths, in the order of `names`.
         intervals: `(low, high)` of each bar, such as a 95 % bootstrap interval.
         label: of the value axis, with its unit, such as "NDCG@10".
-        digits: decimals of the printed values.
-        ax: axes to draw into; a new figure of fitting height by default.
 
     Raises:
         InputError: names, values and intervals of different number, or a value outside its
             interval.
     """
-    intervals = [(v, v) for v in values] if intervals is None else list(intervals)
     if not len(names) == len(values) == len(intervals):
         counts = f"{len(names)} names, {len(values)} values and {len(intervals)} intervals"
         raise InputError(f"{counts} do not match")
     for name, value, (low, high) in zip(names, values, intervals):
         if not low <= value <= high:
             raise InputError(f"{name}: {value} lies outside its interval {low}..{high}")
-    if ax is None:
-        _, ax = figure(height=0.7 + 0.3 * len(names))
+    _, ax = figure(height=0.7 + 0.3 * len(names))
     rows = range(len(names))
     colours = [METHOD_STYLE.get(name, {"color": GREY})["color"] for name in names]
     reach = [(v - low, high - v) for v, (low, high) in zip(values, intervals)]
     ax.barh(rows, values, xerr=list(zip(*reach)), color=colours, height=0.65, ecolor="#444444")
     for row, value, (_, high) in zip(rows, values, intervals):
-        text = f"{value:.{digits}f}"
+        text = f"{value:.3f}"
         ax.annotate(text, (high, row), (4, 0), textcoords="offset points", va="center")
     ax.set_yticks(rows, labels=names)
     ax.invert_yaxis()

@@ -14,15 +14,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from semid_lib.errors import InputError, RecordError, SemidError
 from semid_lib.pipeline import BusyError, locked, run, runs_folder
 from semid_lib.results import CODES, load_record, records_folder, run_name, write_record
 from semid_lib.storage import write_atomic
-from semid_lib.systems import FLOORS, SYSTEMS
+from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
 
 #: Exit codes of a worker besides 0 (done), 1 (bug) and 2 (error in words). LATER: another process
 #: trains the encoder, or works in the same folder.
@@ -37,7 +37,7 @@ class Entry:
     """One run that should have a record.
 
     `minutes` is a rough guess, for one data-centre GPU or, in the quick profile, one thread of a
-    CPU. With `codes` the run ends with its codes.
+    CPU. With `codes` the run ends with its codes. `overrides`: see `systems.plan`.
     """
 
     system: str
@@ -47,6 +47,7 @@ class Entry:
     minutes: float = 1.0
     profile: str = "paper"
     codes: bool = False
+    overrides: Mapping = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -72,12 +73,14 @@ class Entry:
 #: Minutes of one run on Beauty in the paper profile, and of one on MovieLens-100K in the quick one.
 _MINUTES = {
     "resid": 20, "sasrec": 3, "sasrec*": 4, "e2": 22, "q2": 18, "e3": 28, "bert4rec": 8,
-    "bert4rec*": 9,
+    "bert4rec*": 9, **{name: 20 for name in TOKENIZERS},
 }  # fmt: skip
 _QUICK_MINUTES = {
     "resid": 1.5, "q2": 1.5, "e2": 1.5, "e3": 1.5, "sasrec": 0.5, "sasrec*": 0.5, "bert4rec": 0.5,
-    "bert4rec*": 0.5,
+    "bert4rec*": 0.5, **{name: 1.5 for name in TOKENIZERS},
 }  # fmt: skip
+#: What a learnt tokenizer gets in a run that ends with its codes: a minute or two of a CPU's core.
+_CODES_BUDGET = {"quantizer": {"steps": 2000, "batch_size": 512}}
 #: Fig. 4's minutes, smallest size first.
 _SIZES = {"resid": (8, 12, 20, 45, 120), "tiger": (8, 12, 20, 45, 120), "sasrec": (3, 3, 5, 9, 25)}
 
@@ -87,8 +90,9 @@ def entries() -> list[Entry]:
 
     Floors cost seconds and stand in every table (baby has no order). Then ReSID's comparison and
     its ablations with one seed on Beauty, Toys and Sports; then, on Beauty, the checkpoints of
-    Fig. 3, the branchings of Table 8 and the sizes of Fig. 4; then the other seeds. Last the quick
-    profile with five seeds on MovieLens-100K: the same ablations at a size for CPUs.
+    Fig. 3, the branchings of Table 8 and the sizes of Fig. 4; then R3-VAE's tokenizers; then the
+    other seeds. Last the quick profile with five seeds on MovieLens-100K: the same systems at a
+    size for CPUs.
     """
     everywhere = ("beauty", "toys", "sports", "instruments", "office", "clothing", "lastfm",
                   "ml-1m", "ml-100k")  # fmt: skip
@@ -102,17 +106,41 @@ def entries() -> list[Entry]:
                     yield Entry(system, data, seed, minutes=_MINUTES[system] * longer)
 
     compared = ("resid", "sasrec", "sasrec*")
-    ablated = [system for system in _MINUTES if system not in compared]
+    ablated = [system for system in _MINUTES if system not in (*compared, *TOKENIZERS)]
     quick = [
         Entry(system, "ml-100k", seed, variant, minutes, "quick")
         for seed in range(5)
         for system, minutes in _QUICK_MINUTES.items()
         for variant in ("default", *(v for v in SYSTEMS[system].variants if v == "id"))
     ]
-    return [
-        *floors, *trained(compared, [0]), *trained(ablated, [0]), *_sweeps(),
-        *trained(compared, [1, 2]), *quick,
+    again = [
+        entry for seed in (1, 2)
+        for entry in (*trained(compared, [seed]), *_tokenizers(TOKENIZERS, seed=seed))
     ]  # fmt: skip
+    return [
+        *floors, *trained(compared, [0]), *trained(ablated, [0]), *_sweeps(), *_r3vae(), *again,
+        *quick,
+    ]  # fmt: skip
+
+
+def _tokenizers(systems, dataset="beauty", variants=("default",), seed=0) -> list[Entry]:
+    return [
+        Entry(system, dataset, seed, variant, _MINUTES[system])
+        for system in systems for variant in variants
+    ]  # fmt: skip
+
+
+def _r3vae() -> list[Entry]:
+    """R3-VAE's Tables 1, 2, 6, 8 and 9, Fig. 4, the control of its vectors, the sweep."""
+    swept = [v for v in SYSTEMS["r3vae"].variants if v.startswith("t")]
+    varied = [v for v in SYSTEMS["r3vae"].variants if v not in swept]
+    found = _tokenizers(TOKENIZERS) + _tokenizers(["rkmeans"], variants=["centred"])
+    found += _tokenizers(["r3vae"], variants=varied)
+    for system, variant in (("mq", "faithful"), ("rqvae", "random-start"), ("rqvae", "restart")):
+        found += _tokenizers([system], variants=[variant])
+    for dataset in ("sports", "toys", "lastfm", "ml-1m", "clothing"):
+        found += _tokenizers(TOKENIZERS, dataset)
+    return found + _tokenizers(["r3vae"], variants=swept)
 
 
 def _sweeps() -> list[Entry]:
@@ -130,17 +158,22 @@ def _sweeps() -> list[Entry]:
 
 
 def code_entries() -> list[Entry]:
-    """Those of `entries` that make codes of their own, as runs that end with them."""
+    """Those of `entries` that make codes of their own, as runs that end with them.
+
+    Learnt tokenizers of the paper profile have a smaller budget there, the same for all.
+    """
 
     def own(entry):
         system = SYSTEMS[entry.system]
         varied = system.variants.get(entry.variant, {"quantizer": {}})
         return "quantizer" in system.stages and varied.keys() != {"recommender"}
 
-    return [
-        replace(entry, codes=True, minutes=min(entry.minutes, 5)) for entry in entries()
-        if own(entry)
-    ]  # fmt: skip
+    def short(entry):
+        paper = SYSTEMS[entry.system].paper["quantizer"]
+        cut = _CODES_BUDGET if "steps" in paper and entry.profile == "paper" else {}
+        return replace(entry, codes=True, minutes=min(entry.minutes, 5), overrides=cut)
+
+    return [short(entry) for entry in entries() if own(entry)]
 
 
 def select(only: str | None = None, codes: bool = False) -> list[Entry]:
@@ -214,7 +247,7 @@ def work(entry: Entry, *, until: float = math.inf, device: str = "auto") -> int:
             record = run(
                 entry.system, entry.dataset, profile=entry.profile, variant=entry.variant,
                 until="quantizer" if entry.codes else None, seed=entry.seed, device=device,
-                deadline=deadline,
+                deadline=deadline, overrides=entry.overrides,
             )  # fmt: skip
         except TrainingPaused:
             return PAUSED

@@ -25,6 +25,8 @@ PAPERS = {"resid": "ReSID", "acerec": "ACERec", "r3vae": "R³-VAE"}
 CUTOFFS = (5, 10, 20)
 METRICS = tuple(f"{m}@{k}" for m in ("recall", "ndcg") for k in CUTOFFS) + ("mrr",)
 NOT_RUN = "not run"
+VERDICTS = ("confirmed", "mixed", "not confirmed", "not testable", "not tested yet")
+_CLAIM = ["id", "paper", "claim", "where", "test", "verdict", "note", "evidence"]
 CODES = "codes"  # sub-folder of the records of runs that ended with their codes
 #: What every record holds, nested keys joined by dots.
 RECORD_KEYS = (
@@ -113,17 +115,21 @@ def write_record(record: Mapping, folder: str | Path | None = None, *, force: bo
     return write_json(path, record)
 
 
-def load_record(path: str | Path) -> dict:
-    """Read and check one record. Raises RecordError, naming the file, if it is not a whole one."""
-    path = Path(path)
+def _read_json(path: Path):
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"no record {path.name}: the run has not finished") from None
     except (ValueError, OSError) as error:
         raise RecordError(
             f"{path.name} ({path.stat().st_size} bytes) is not JSON: {error}. Delete it, run again."
         ) from error
+
+
+def load_record(path: str | Path) -> dict:
+    """Read and check one record. Raises RecordError, naming the file, if it is not a whole one."""
+    path = Path(path)
+    record = _read_json(path)
     check_record(record, path.name)
     if path.stem != record_name(record):
         raise RecordError(f"{path.name} holds the run {record_name(record)!r}: was it renamed?")
@@ -184,6 +190,22 @@ def code_records(
             values["seconds"] = record["cost"]["stages"][stage]["seconds"]
         rows.append({**row, **pd.json_normalize(found).iloc[0].to_dict()})
     return pd.DataFrame(rows, columns=None if rows else [*keys, "kind"])
+
+
+def click_records(folder: str | Path | None = None) -> pd.DataFrame:
+    """Collect the recorded click models (chapter 08), made by `scripts/clicks.py`.
+
+    Returns:
+        One row a run, sorted by file name: `tokenizer`, `vectors`, `form`, `seed`, `dataset`,
+        `diagnostics.*`, `cost.*` and, for the rows PART "all", "cold_items", "coldest_items" and
+        "cold_users", `metrics.PART.uauc` and the like, nested keys joined by dots. Empty, without
+        columns, if nothing is recorded.
+
+    Raises:
+        RecordError: a file is corrupt.
+    """
+    paths = sorted((Path(folder or records_folder()) / "clicks").glob("*.json"))
+    return pd.json_normalize([_read_json(path) for path in paths])
 
 
 # ------------------------------------------------------------------ printed tables
@@ -355,14 +377,10 @@ _KEY = ["system", "variant", "dataset", "metric"]
 
 
 def side_by_side(
-    printed: pd.DataFrame | None = None,
-    recorded: Iterable[Mapping] = (),
-    live: Iterable[Mapping] | None = None,
-    *,
+    printed: pd.DataFrame | None = None, recorded: Iterable[Mapping] = (),
+    live: Iterable[Mapping] | None = None, *, part: str = "test", caption: str = "",
     metrics: Iterable[str] = ("recall@10", "ndcg@10"),
-    part: str = "test",
-    caption: str = "",
-) -> Table:
+) -> Table:  # fmt: skip
     """Put the printed number, the recorded one and the live one in one table.
 
     Args:
@@ -431,7 +449,34 @@ class _SideBySide(Table):
         return super()._repr_html_() + (f"<ul>{items}</ul>" if items else "")
 
 
-# ------------------------------------------------------------------ status of the reproduction
+# ------------------------------------------------------------------ claims, status
+
+
+def claims() -> pd.DataFrame:
+    """Read the papers' claims and their verdicts so far (`papers/claims.toml`), as they are listed.
+
+    Returns:
+        Columns of text `id`, `paper`, `claim` (in our words), `where` (section or table), `test`
+        (what would confirm or refute it), `verdict` (one of `VERDICTS`), `note` (why), and
+        `evidence` (list of anchors of the book, such as "fig-gaoq-eight", and names of records).
+
+    Raises:
+        RecordError: a field is missing, an id occurs twice, a verdict is unknown, or one other
+            than the last two has no evidence.
+    """
+    listed = tomllib.loads((_HERE / "papers" / "claims.toml").read_text(encoding="utf-8"))["claim"]
+    for claim in listed:
+        name = f"claims.toml, {claim.get('id', 'a claim without id')!r}"
+        if missing := [key for key in _CLAIM if key not in claim]:
+            raise RecordError(f"{name} lacks {', '.join(missing)}")
+        if claim["verdict"] not in VERDICTS or claim["paper"] not in PAPERS:
+            raise RecordError(f"{name}: verdict {claim['verdict']!r} of paper {claim['paper']!r}")
+        if not claim["evidence"] and claim["verdict"] not in VERDICTS[-2:]:
+            raise RecordError(f"{name} is {claim['verdict']!r} but names no evidence")
+    frame = pd.DataFrame(listed, columns=_CLAIM)
+    if frame["id"].duplicated().any():
+        raise RecordError(f"claims.toml: twice {frame['id'][frame['id'].duplicated()].tolist()}")
+    return frame
 
 
 def status(records: Iterable[Mapping] | None = None) -> pd.DataFrame:

@@ -119,8 +119,12 @@ def setup(chapter: str, seed: int = 0) -> Run:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=run.device != "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
-    if run.profile == "quick":
-        _one_thread(torch)
+    if run.profile == "quick":  # two threads gain a quarter on idle cores, lose 4 x on busy ones
+        import sklearn  # noqa: F401 - its OpenMP library must be loaded to be held
+        from threadpoolctl import threadpool_limits
+
+        torch.set_num_threads(1)
+        threadpool_limits(limits=1)
     if "matplotlib" in sys.modules or "IPython" in sys.modules:
         from semid_lib import plotting
 
@@ -149,15 +153,3 @@ def keep_memory() -> None:
     option(trim_threshold, 2**31 - 1)
     if not option(mmap_threshold, 2**30):
         option(mmap_threshold, 2**25)  # the most that an older glibc takes
-
-
-def _one_thread(torch) -> None:
-    """Hold torch, and the BLAS and OpenMP libraries loaded so far, to one thread.
-
-    Two threads gain a quarter on idle cores and lose a factor of four on busy ones.
-    """
-    import sklearn  # noqa: F401 - its OpenMP library must be loaded to be held
-    from threadpoolctl import threadpool_limits
-
-    torch.set_num_threads(1)
-    threadpool_limits(limits=1)

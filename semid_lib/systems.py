@@ -28,9 +28,10 @@ class System:
         paper, quick: settings of each stage; `quick` only where it differs from `paper`.
         variants: name -> settings that replace those of the preset. "default" replaces nothing.
             Beside the stages' roles, "embed" may hold `checkpoint`: which of the encoder's
-            snapshots, 1 the first, gives the vectors.
+            snapshots, 1 the first, gives the vectors; and `centred`: the quantizer is given the
+            vectors minus their mean.
         seeded: whether the seed changes anything (not for counting methods).
-        cut: what every run of it leaves out of its paper.
+        cut: what every run of it leaves out of its paper; "ROLE: ..." only if that stage runs.
     """
 
     title: str
@@ -72,7 +73,8 @@ class Plan:
     """All that decides what a run computes, but for seed, device and precision.
 
     `stages` stand in the order in which they run; `cut` says what differs from the paper;
-    `checkpoint` is the encoder's snapshot to embed, None for the weights that validation chose.
+    `checkpoint` is the encoder's snapshot to embed, None for the weights that validation chose;
+    `centred` takes the mean off the vectors that the quantizer is given.
     """
 
     system: str
@@ -82,6 +84,7 @@ class Plan:
     stages: tuple[Stage, ...]
     cut: tuple[str, ...]
     checkpoint: int | None = None
+    centred: bool = False
 
 
 # ------------------------------------------------------------------ the presets
@@ -168,8 +171,35 @@ _BRANCHINGS = {
     f"branching-{b1}x{b2}": {"quantizer": {"branching": (b1, b2, "auto")}}
     for b1, b2 in ((16, 24), (24, 32), (16, 80), (32, 40), (32, 80), (48, 80))
 }
+#: R3-VAE: "the same hyperparameters" for all, of which it prints 3 levels, 256 codes and its own
+#: rate and decay. The steps are those of its Fig. 4, the batch is RQ-VAE's.
+_LEARNT = {"num_codes": 256, "batch_size": 1024, "steps": 20_000, "precision": "float32"}
+_LEARNT_QUICK = {"num_codes": 64, "batch_size": 256, "steps": 300, "precision": "float64"}
+#: R3-VAE, Tables 8 and 9, Fig. 4's start, the reading without a temperature ("literal"), and the
+#: sweep of temperature and top-K around the default, 0.05 and 8. "mean-error" reads L_rec as the
+#: mean over the 384 dimensions, not their sum: next to it, lambda = 0.01 weighs 384 times as much.
+_R3VAE_SETTINGS = {
+    "literal": {"temperature": 1.0, "top_k": None},
+    "no-reference": {"reference": False},
+    "no-rating": {"rating": False},
+    "no-sc": {"sc_weight": 0.0},
+    "no-pd": {"pd_weight": 0.0},
+    "random-start": {"init": "normal"},
+    "mean-error": {"sc_weight": 3.84, "pd_weight": 3.84},
+    **{f"lambda-{x}": {"sc_weight": x, "pd_weight": x} for x in (0.001, 0.01, 0.1)},
+    **{
+        f"t{t}-k{k}": {"temperature": float(t), "top_k": k if k < 256 else None}
+        for t in (0.02, 0.05, 0.1, 1) for k in (1, 8, 256)
+    },
+}  # fmt: skip
+_R3VAE_VARIANTS = {name: {"quantizer": changed} for name, changed in _R3VAE_SETTINGS.items()}
+#: Where R3-VAE's Table 2 has vectors of behaviour, ours are SASRec's: 96 numbers, which can be cut
+#: in OPQ's three blocks.
+_BEHAVIOUR = ("lastfm", "ml-1m", "clothing")
+_ITEM_VECTORS = {**_SASREC, "field_names": (), "dim": 96, "ffn_dim": 384}
+_ITEM_VECTORS_QUICK = {**_SASREC_QUICK, "dim": 48}
 #: Variants that trace a curve, and stand in no table of systems.
-SWEEPS = ("checkpoint-", "size-", "branching-")
+SWEEPS = ("checkpoint-", "size-", "branching-", "lambda-", "t0.", "t1-")
 
 
 def _sequential(title: str, name: str, paper: Settings, quick: Settings, cut=(), **variants):
@@ -200,12 +230,34 @@ def _generative(title: str, encoder: str, settings, quick, quantizer: str, cut=(
     )
 
 
+def _tokenizer(title: str, name: str, paper: Mapping, quick: Mapping, **variants) -> System:
+    """R3-VAE's comparison: one tokenizer between vectors of text or behaviour and the T5."""
+    return System(
+        title=title,
+        stages={
+            "encoder": _TEXT,
+            "quantizer": f"semid_lib.quantizers:{name}",
+            "recommender": "semid_lib.recommenders:T5Recommender",
+        },
+        paper={"encoder": {"model": "minilm"}, "quantizer": paper, "recommender": _T5},
+        quick={
+            "encoder": {"model": "tfidf", "dim": 96}, "quantizer": quick, "recommender": _T5_QUICK
+        },
+        variants=variants,
+        cut=(
+            "recommender: R3-VAE prints no settings of its own, these are ReSID's",
+            "recommender: items that share an ID get a digit more (R3-VAE says nothing)",
+        ),
+    )  # fmt: skip
+
+
 def _floor(title: str, name: str, **settings) -> System:
     stages = {"recommender": f"semid_lib.recommenders:{name}"}
     return System(title, stages, paper={"recommender": settings}, seeded=False)
 
 
-_FAMAE_PLACE = "semid_lib.encoders:FAMAE"
+_FAMAE_PLACE, _TEXT = "semid_lib.encoders:FAMAE", "semid_lib.encoders:TextEncoder"
+_KMEANS, _KMEANS_QUICK = {"n_clusters": 256}, {"n_clusters": 64}
 _ID = {"encoder": {"field_names": ()}}
 SYSTEMS: dict[str, System] = {
     "resid": _generative(
@@ -234,11 +286,32 @@ SYSTEMS: dict[str, System] = {
     "bert4rec*": _sequential(
         "BERT4Rec*", "BERT4Rec", {**_BERT4REC, "field_names": None}, _BERT4REC_QUICK
     ),
+    "vqvae": _tokenizer("VQ-VAE", "VQVAE", _LEARNT, _LEARNT_QUICK),
+    "rqvae": _tokenizer(
+        "RQ-VAE", "RQVAE", {**_LEARNT, "num_levels": 3}, _LEARNT_QUICK,
+        restart={"quantizer": {"restart": True}},
+        **{"random-start": {"quantizer": {"init": "uniform"}}},
+    ),
+    "kmeans": _tokenizer("KMeans", "KMeans", _KMEANS, _KMEANS_QUICK),
+    "opq": _tokenizer("OPQ-KMeans", "OPQ", {"num_blocks": 3, "num_codes": 256}, {"num_codes": 64}),
+    "rkmeans": _tokenizer(
+        "R-KMeans", "ResidualKMeans", {**_KMEANS, "num_levels": 3}, _KMEANS_QUICK,
+        centred={"embed": {"centred": True}},
+    ),
+    "mq": _tokenizer(
+        "MQ", "MQ", {**_LEARNT, "num_levels": 3}, _LEARNT_QUICK,
+        faithful={"quantizer": {"faithful_code": True}},
+    ),
+    "r3vae": _tokenizer(
+        "R3-VAE", "R3VAE", {**_LEARNT, "num_levels": 3}, _LEARNT_QUICK, **_R3VAE_VARIANTS
+    ),
     "popularity": _floor("Popularity", "Popularity"),
     "markov": _floor("Markov chain", "MarkovChain"),
     "itemknn": _floor("Item-kNN", "ItemKNN", neighbours=None, shrinkage=0.0),
 }  # fmt: skip
 FLOORS = tuple(name for name, system in SYSTEMS.items() if not system.seeded)
+#: The seven of R3-VAE's Tables 1, 2 and 6, in their order.
+TOKENIZERS = tuple(n for n, system in SYSTEMS.items() if system.stages.get("encoder") == _TEXT)
 
 #: The trees' branching: b1 * b2 about n/10 to n/20 (ReSID, Appendix G), the last level is counted.
 BRANCHING = {
@@ -303,33 +376,49 @@ def plan(
         known = ", ".join(system.stages)
         raise InputError(f"{name} has no stage {role!r} to change; it has {known}")
     stages, changed, chosen = [], [], system.variants.get(variant, {})
-    for role, place in system.stages.items():
+    for role in system.stages:
+        place, paper, quick = _presets(system, role, data)
         varied = chosen.get(role, {})
-        printed = {**system.paper[role], **varied}
-        if role == "quantizer" and "branching" not in printed:
-            printed["branching"] = branching(data.name, data.num_items)
-        smaller = system.quick.get(role, {}) if profile == "quick" else {}
+        printed = {**paper, **varied}
+        smaller = quick if profile == "quick" else {}
         settings = {**printed, **smaller, **varied, **overrides.get(role, {})}
         for key, value in settings.items():
             if key != "snapshot_epochs" and (key not in printed or printed[key] != value):
                 paper = f" (paper {printed[key]})" if key in printed else ""
                 changed.append(f"{role} {key} {value}{paper}")
+        if "steps" in settings:
+            batches = -(-data.num_items // settings["batch_size"])
+            settings = {"epochs": -(-settings.pop("steps") // batches), **settings}
         stages.append(Stage(role, place, settings))
-    if until in system.stages:
-        ran = list(system.stages)[: list(system.stages).index(until) + 1]
-        changed = [text for text in changed if text.split()[0] in ran]
+    roles = list(system.stages)
+    later = roles[roles.index(until) + 1 :] if until in roles else []
+    changed = [text for text in changed if text.split()[0] not in later]
     reads_fields = any(s.settings.get("field_names", ()) != () for s in stages)
-    cut = [*system.cut, *_data_cuts(system, data, reads_fields)]
+    cut = [text for text in system.cut if text.split(":")[0] not in later]
+    cut += _data_cuts(system, data, reads_fields)
     if changed:
         cut.append("settings: " + ", ".join(changed))
-    checkpoint = chosen.get("embed", {}).get("checkpoint")
-    return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut), checkpoint)
+    embed = chosen.get("embed", {})
+    return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut), **embed)
+
+
+def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
+    """Class, paper and quick settings of a stage, with what the data decide."""
+    place, paper, quick = system.stages[role], system.paper[role], system.quick.get(role, {})
+    if place == _TEXT and data.name in _BEHAVIOUR:
+        return "semid_lib.recommenders:SASRec", _ITEM_VECTORS, _ITEM_VECTORS_QUICK
+    if place.split(":")[1] in _TREE:
+        paper = {"branching": branching(data.name, data.num_items), **paper}
+    return place, paper, quick
 
 
 def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:
     """What the dataset itself changes against ReSID's (Amazon-2023, five complete fields)."""
     if not system.seeded:
         return []
+    if system.stages.get("encoder") == _TEXT:
+        ours = "SASRec's of the items" if data.name in _BEHAVIOUR else "of the items' words"
+        return [f"vectors: {ours} (R3-VAE does not name its encoder)"]
     cuts = []
     if data.name in _AMAZON_2014:
         cuts.append("data: Amazon-2014, and ReSID's settings were printed for Amazon-2023")

@@ -117,7 +117,7 @@ def test_dry_run_counts_measures_and_trains_nothing_to_the_end(semid, folder, tm
     from semid_lib.recommenders import SASRec
 
     model = SASRec(epochs=0, device="cpu").fit(leave_one_out(load_dataset(folder)))
-    assert row[1] == f"{model.num_parameters():,}"
+    assert row[1] == f"{model.network_.num_parameters():,}"
     assert row[2] == "500"  # 40 users are one batch, so 500 epochs are 500 steps
     assert "validation and test" in out and re.search(r"\d [MG]B", out)
 

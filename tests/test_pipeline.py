@@ -448,6 +448,67 @@ def test_shared_encoder_killed_at_its_writes_ends_the_same(folder, tmp_path):
             same_numbers(one, other)
 
 
+# ---------------------------------------------------------------- tokenizers of given vectors
+
+TOKENIZER = {
+    "encoder": {"dim": 9},
+    "recommender": {**TINY["recommender"], "epochs": 1},
+}
+LEARNT = {**TOKENIZER, "quantizer": {"num_codes": 8, "steps": 260, "batch_size": 40}}
+
+
+def test_a_tokenizers_whole_run_gives_colliding_items_a_digit_more(tiny, tmp_path):
+    overrides = {**TOKENIZER, "quantizer": {"n_clusters": 4, "num_levels": 2}}
+    record = pipeline.run("rkmeans", tiny, overrides=overrides, folder=tmp_path, device="cpu")
+    results.check_record(record)
+    work = pipeline.Work("rkmeans", tiny, overrides=overrides, folder=tmp_path, device="cpu")
+    raw, unique = work.semantic_ids(), work.semantic_ids(unique=True)
+    assert raw.num_levels == 2 and unique.num_levels == 3 and unique.is_unique
+    assert (unique.codes[:, :2] == raw.codes).all()
+    found = record["diagnostics"]["quantizer"]
+    assert found["collision_rate"] == 80 / len(np.unique(raw.codes, axis=0)) > 1
+    assert T5Recommender.load(tmp_path / "recommender.safetensors").sids_ == unique
+    assert any("a digit more" in text for text in record["cut"])
+
+
+@pytest.mark.parametrize("system", ["vqvae", "rqvae", "mq", "r3vae"])
+def test_learnt_tokenizers_keep_a_short_curve_and_can_be_interrupted(system, tiny, tmp_path):
+    def codes(place, deadline=None):
+        arguments = {"until": "quantizer", "folder": tmp_path / place, "device": "cpu"}
+        record = pipeline.run(system, tiny, overrides=LEARNT, deadline=deadline, **arguments)
+        return record, (tmp_path / place / "codes.json").read_text()
+
+    record, whole = codes("whole")
+    curve = record["curve"]["quantizer"]
+    assert len(curve) == 100 and curve[0]["epoch"] == 1 and curve[-1]["epoch"] == 130
+    assert all(len(epoch["usage"]) == (1 if system == "vqvae" else 3) for epoch in curve)
+    assert record["cost"]["stages"]["quantizer"]["epochs"] == 130
+    pauses = 0
+    while True:
+        try:
+            again, resumed = codes("paused", time.monotonic() + 0.1 * 1.2**pauses)
+            break
+        except TrainingPaused:
+            pauses += 1
+    assert pauses and resumed == whole
+    same_numbers(record, again)
+
+
+def test_centred_vectors_are_for_the_quantizer_alone(tiny, tmp_path):
+    from semid_lib.diagnostics import semantic_cohesion
+    from semid_lib.quantizers import ResidualKMeans
+
+    overrides = {**TOKENIZER, "quantizer": {"n_clusters": 6, "num_levels": 2}}
+    arguments = {"overrides": overrides, "variant": "centred", "until": "quantizer"}
+    record = pipeline.run("rkmeans", tiny, folder=tmp_path, **arguments)
+    work = pipeline.Work("rkmeans", tiny, folder=tmp_path, **arguments)
+    X = work.vectors()
+    truth = ResidualKMeans(n_clusters=6, num_levels=2).fit(X - X.mean(axis=0))
+    assert (work.semantic_ids().codes == truth.codes_).all()
+    assert record["diagnostics"]["quantizer"]["sc"] == semantic_cohesion(X, truth.codes_)
+    assert record["config"]["centred"] is True
+
+
 # ---------------------------------------------------------------- stopping
 
 

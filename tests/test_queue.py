@@ -14,7 +14,7 @@ from semid_lib import queue, results
 from semid_lib.data import list_datasets, synthetic_catalogue
 from semid_lib.errors import InputError
 from semid_lib.queue import Entry
-from semid_lib.systems import FLOORS, SYSTEMS
+from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
 
 # ---------------------------------------------------------------- the list
 
@@ -55,8 +55,32 @@ def test_every_experiment_of_the_resid_chapters_is_there():
     assert {e.system for e in queue.select("*--size-*")} == sizes
     assert len(queue.select("sasrec--size-*")) == 5
     quick = [e for e in queue.entries() if e.profile == "quick"]
-    assert len(quick) == 50 and {e.seed for e in quick} == set(range(5))
+    assert len(quick) == 85 and {e.seed for e in quick} == set(range(5))
     assert {e.system for e in quick} == {n for n, s in SYSTEMS.items() if s.seeded} - {"tiger"}
+
+
+def test_every_experiment_of_the_r3vae_chapters_is_there():
+    """R3-VAE Tables 1, 2 and 6 to 9, Fig. 4 and the sweep; whole runs and codes alone."""
+    for entries in (queue.entries(), queue.code_entries()):
+        names = {e.name for e in entries}
+        for system in TOKENIZERS:
+            for data in ("beauty", "sports", "toys", "lastfm", "ml-1m", "clothing"):
+                assert f"{system}--default--{data}--paper--s0" in names
+            assert {f"{system}--default--beauty--paper--s{seed}" for seed in (1, 2)} <= names
+            assert {f"{system}--default--ml-100k--quick--s{seed}" for seed in range(5)} <= names
+        varied = {(e.system, e.variant) for e in entries if e.system in TOKENIZERS}
+        assert varied == {
+            (system, variant)
+            for system in TOKENIZERS for variant in ("default", *SYSTEMS[system].variants)
+        }  # fmt: skip
+
+
+def test_learnt_tokenizers_have_one_budget_in_runs_that_end_with_their_codes():
+    for entry in queue.code_entries():
+        learnt = entry.system in ("vqvae", "rqvae", "mq", "r3vae") and entry.profile == "paper"
+        assert entry.overrides == ({"quantizer": {"steps": 2000, "batch_size": 512}} if learnt
+                                   else {}), entry.name  # fmt: skip
+    assert not any(entry.overrides for entry in queue.entries())
 
 
 def test_every_variant_of_an_entry_exists():
@@ -66,7 +90,8 @@ def test_every_variant_of_an_entry_exists():
 
 def test_code_entries_are_those_with_codes_of_their_own():
     codes = queue.code_entries()
-    assert {e.system for e in codes} == {"resid", "e2", "e3", "q2"} | {"tiger"} & set(SYSTEMS)
+    systems = {"resid", "e2", "e3", "q2", *TOKENIZERS} | {"tiger"} & set(SYSTEMS)
+    assert {e.system for e in codes} == systems
     variants = {e.variant for e in codes if e.system == "resid"}
     assert "branching-16x24" in variants and "checkpoint-3" in variants
     assert not any(v.startswith("size-") for v in variants)  # the same codes as the default

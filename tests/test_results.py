@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -49,6 +50,20 @@ def test_records_are_filtered_by_key(tmp_path):
     found = results.load_records(tmp_path, dataset=["beauty", "toys"], system="sasrec")
     assert [r["dataset"] for r in found] == ["beauty", "toys"]
     assert results.load_records(tmp_path, system="resid") == []
+
+
+def test_click_records_are_rows(tmp_path):
+    assert len(results.click_records(tmp_path)) == 0
+    (tmp_path / "clicks").mkdir()
+    for name, value in (("b", 0.7), ("a", 0.6)):
+        text = json.dumps({"tokenizer": name, "metrics": {"all": {"uauc": value}}})
+        (tmp_path / "clicks" / f"{name}.json").write_text(text)
+    found = results.click_records(tmp_path)
+    assert found["tokenizer"].tolist() == ["a", "b"]
+    assert found["metrics.all.uauc"].tolist() == [0.6, 0.7]
+    (tmp_path / "clicks" / "c.json").write_text("{")
+    with pytest.raises(RecordError, match=r"c\.json \(1 bytes\) is not JSON"):
+        results.click_records(tmp_path)
 
 
 def test_no_records_is_an_empty_list(tmp_path):
@@ -371,3 +386,44 @@ def test_status_follows_the_records():
     pd.testing.assert_frame_equal(other, before.drop(index=key))
     sweep = results.status([{**make_record(), "variant": "size-1"}])
     pd.testing.assert_frame_equal(sweep, results.status([]))
+
+
+# ---------------------------------------------------------------- claims
+
+
+def test_what_a_claim_names_as_evidence_exists():
+    book = Path(results.__file__).parents[1]
+    chapters = {p: p.read_text() for p in (book / "notebooks").glob("[0-9]*.py")}
+    records = {p.stem for p in (book / "book" / "results").rglob("*.json")}
+    for claim in results.claims().itertuples():
+        for name in claim.evidence:
+            anchor, _, section = name.partition(": ")
+            if "--" in name:
+                assert name in records, (claim.id, name)
+                continue
+            marks = f"({anchor})=", f":label: {anchor}\n", f'"name": "{anchor}"'
+            found = [t for t in chapters.values() if any(mark in t for mark in marks)]
+            assert len(found) == 1, (claim.id, name)
+            titles = [t.lstrip("#") for t in found[0].split("\n") if t.startswith("##")]
+            assert not section or f" {section}" in titles, (claim.id, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"verdict": "proved"}, "verdict 'proved'"),
+        ({"paper": "tiger"}, "of paper 'tiger'"),
+        ({"evidence": []}, "names no evidence"),
+        ({"note": None}, "lacks note"),
+        ({"id": "B"}, r"twice \['B'\]"),
+    ],
+)
+def test_a_faulty_claim_is_refused(monkeypatch, change, message):
+    claim = dict.fromkeys(("claim", "where", "test", "note"), "")
+    claim |= {"id": "A", "paper": "resid", "verdict": "mixed", "evidence": ["ch-gaoq"]}
+    changed = {k: v for k, v in (claim | change).items() if v is not None}
+    monkeypatch.setattr(
+        results.tomllib, "loads", lambda _: {"claim": [{**claim, "id": "B"}, changed]}
+    )
+    with pytest.raises(RecordError, match=message):
+        results.claims()

@@ -162,8 +162,73 @@ def test_checkpoints_differ_only_in_what_is_embedded():
     assert len(plans[0].stages[0].settings["snapshot_epochs"]) == 5
 
 
+def test_tokenizers_differ_in_the_quantizer_alone_and_share_its_size():
+    """R3-VAE, 4.1 and 4.6.2: the same settings for all, L = 3 and K = 256; one T5."""
+    plans = {name: systems.plan(name, dataset(), "paper") for name in systems.TOKENIZERS}
+    assert [systems.title(name) for name in plans] == [
+        "VQ-VAE", "RQ-VAE", "KMeans", "OPQ-KMeans", "R-KMeans", "MQ", "R3-VAE",
+    ]  # fmt: skip
+    generator = systems.plan("resid", dataset(), "paper").stages[-1]
+    for name, plan in plans.items():
+        text, quantizer, recommender = plan.stages
+        assert (text, recommender) == (plans["mq"].stages[0], generator)
+        built = quantizer.build()
+        levels = getattr(built, "num_levels", getattr(built, "num_blocks", 1))
+        assert levels == (1 if name in ("vqvae", "kmeans") else 3)
+        assert 256 in (getattr(built, "num_codes", 0), getattr(built, "n_clusters", 0))
+    r3vae = plans["r3vae"].stages[1].build()
+    assert (r3vae.learning_rate, r3vae.weight_decay, r3vae.sc_weight) == (5e-4, 1e-5, 0.01)
+
+
+def test_steps_become_epochs_of_the_data():
+    for size, epochs in ((11_924, 1667), (1024, 20_000), (1025, 10_000)):
+        stage = systems.plan("rqvae", dataset(num_items=size), "paper").stages[1]
+        assert stage.settings["epochs"] == epochs and "steps" not in stage.settings
+    short = {"quantizer": {"steps": 2000, "batch_size": 512}}
+    plan = systems.plan("mq", dataset(), "paper", overrides=short)
+    assert plan.stages[1].settings["epochs"] == 84  # of 24 batches
+    assert plan.cut[-1] == (
+        "settings: quantizer batch_size 512 (paper 1024), quantizer steps 2000 (paper 20000)"
+    )
+    own = systems.plan("mq", dataset(), "paper", overrides={"quantizer": {"epochs": 7}})
+    assert own.stages[1].settings["epochs"] == 7
+
+
+def test_r3vaes_second_table_has_vectors_of_behaviour():
+    for name in ("lastfm", "ml-1m", "clothing"):
+        plan = systems.plan("opq", dataset(name), "paper", until="quantizer")
+        settings = plan.stages[0].settings
+        assert plan.stages[0].place.endswith(":SASRec") and settings["field_names"] == ()
+        assert settings["dim"] % 3 == 0  # three blocks
+        assert "SASRec" in plan.cut[0] and len(plan.cut) == 1
+    text = systems.plan("opq", dataset("beauty"), "paper")
+    assert text.stages[0].place.endswith(":TextEncoder") and "words" in " ".join(text.cut)
+    assert sum("recommender:" in cut for cut in text.cut) == 2
+
+
+def test_variants_of_r3vae_are_the_rows_of_its_tables():
+    """Table 8's rows and Table 9's weights; the sweep holds the default and the literal reading."""
+    from semid_lib.quantizers import R3VAE
+    from semid_lib.quantizers.r3vae import PRESETS
+
+    def settings(variant):
+        stage = systems.plan("r3vae", dataset(), "paper", variant).stages[1]
+        return stage.build().get_params()
+
+    whole = settings("default")
+    for preset, variant in (("working", "default"), ("literal", "literal"),
+                            ("working", "t0.05-k8"), ("literal", "t1-k256"),
+                            ("working", "lambda-0.01")):  # fmt: skip
+        assert {**whole, **PRESETS[preset]} == settings(variant), variant
+    removed = {"no-reference": "reference", "no-rating": "rating", "no-sc": "sc_weight",
+               "no-pd": "pd_weight"}  # fmt: skip
+    for variant, key in removed.items():
+        assert {**whole, key: 0} == settings(variant)
+        assert not settings(variant)[key] and R3VAE().get_params()[key]
+
+
 def test_branchings_are_printed_cells_that_beauty_can_hold():
-    from semid_lib.quantizers.kmeans import level_sizes
+    from semid_lib.quantizers.hierarchical import level_sizes
     from semid_lib.results import paper_table
 
     printed = set(map(tuple, paper_table("resid", 8)[["b1", "b2"]].to_numpy().tolist()))

@@ -11,7 +11,7 @@ from docstrings import to_rst
 from semid_lib import results
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
-STATUS, API = "book/status", "book/api"
+STATUS, CLAIMS, API = "book/status", "book/claims", "book/api"
 # The reference follows the data; modules not named here come after, by name.
 WAY = ("data", "encoders", "quantizers", "codes", "recommenders", "training", "evaluation")
 WAY += ("diagnostics", "systems", "pipeline", "results", "queue", "plotting", "runtime")
@@ -43,6 +43,39 @@ def status_text(pages) -> str:
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def claims_text(pages) -> str:
+    """The papers' claims and the verdicts so far: how many of each, then a row for each claim."""
+    listed = results.claims()
+    papers = {key: name for key, name in results.PAPERS.items() if key in set(listed["paper"])}
+    lines = ["| verdict so far | " + " | ".join(papers.values()) + " |"]
+    lines += ["| --- |" + " ---: |" * len(papers)]
+    for verdict in results.VERDICTS:
+        of_it = listed.loc[listed["verdict"] == verdict, "paper"]
+        counts = [str((of_it == paper).sum()) for paper in papers]
+        lines.append(f"| {verdict} | " + " | ".join(counts) + " |")
+    for paper, rows in listed.groupby("paper", sort=False):
+        lines += ["", f"## {papers[paper]}", "", ":::{list-table}", ":header-rows: 1"]
+        lines += [":class: claims", ""]
+        head = ("claim", "verdict so far", "what would confirm or refute it", "evidence")
+        for row in [head, *rows.itertuples()]:
+            if row is not head:
+                claim = f"**{row.id}** {row.claim} *({row.where})*"
+                verdict = f"**{row.verdict}** {row.note}"
+                row = (claim, verdict, row.test, "; ".join(map(evidence, row.evidence)))
+            lines += [("  - " if i else "* - ") + cell for i, cell in enumerate(row)]
+        lines.append(":::")
+    return "\n".join(lines)
+
+
+def evidence(name: str) -> str:
+    """A claim's evidence as a link: an anchor, an anchor's section, or the name of a record."""
+    anchor, _, section = name.partition(": ")
+    if "--" in name:
+        return f"`{name}`"
+    role = {"fig": "numref", "prop": "prf:ref"}.get(anchor.split("-")[0], "ref")
+    return f"{{{role}}}`{anchor}`" + (f", \u201c{section}\u201d" if section else "")
 
 
 def public_names() -> dict[str, list[str]]:
@@ -87,14 +120,14 @@ def api_text(pages) -> str:
 
 def fill_page(app, docname, source) -> None:
     """Put the generated part of a page where the page says `% generated`."""
-    parts = {STATUS: status_text, API: api_text}
+    parts = {STATUS: status_text, CLAIMS: claims_text, API: api_text}
     if docname in parts:
         source[0] = source[0].replace("% generated", parts[docname](app.env.found_docs))
 
 
 def always_read(app, env, added, changed, removed):
     """Read the generated pages in every build: their sources are not files that Sphinx knows."""
-    return [name for name in (STATUS, API) if name in env.found_docs]
+    return [name for name in (STATUS, CLAIMS, API) if name in env.found_docs]
 
 
 def convert_docstring(app, what, name, obj, options, lines) -> None:

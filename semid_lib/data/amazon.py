@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +12,13 @@ import pandas as pd
 
 from semid_lib.data.interactions import Interactions
 from semid_lib.data.preprocess import held_out_rows, k_core
-from semid_lib.data.tables import find_file
+from semid_lib.data.tables import find_file, open_file
 from semid_lib.errors import DataError
 
 _BAD_RECORD = (
     ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SyntaxError,
     MemoryError,
 )  # fmt: skip
-_BAD_FILE = (zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError)
 
 
 def read_amazon(
@@ -53,13 +48,13 @@ def read_amazon(
         lack a field: `drop_incomplete_items`.
     """
     reviews = Path(reviews)
-    with json_lines(reviews) as lines:
+    with open_file(reviews) as lines:
         frame = k_core(parse_reviews(lines, reviews.name), k)
     frame, table = _sequences(frame)
     fields = []
     if metadata is not None:
         metadata = Path(metadata)
-        with json_lines(metadata) as lines:
+        with open_file(metadata) as lines:
             known = parse_metadata(lines, metadata.name, set(table["asin"]))
         fields = list(known.columns[1:5])
         table = table.merge(known, on="asin", how="left")
@@ -80,7 +75,7 @@ def read_reviews(folder: Path, files: Sequence[str], name: str) -> Interactions:
         DataError: the file is missing, cut short, or has a line that is not such a record.
     """
     path = next(filter(None, (find_file(folder, file) for file in files)), folder / files[0])
-    with json_lines(path) as lines:
+    with open_file(path) as lines:
         frame, table = _sequences(parse_reviews(lines, path.name))
     frame["user"] = pd.factorize(frame["user"])[0]
     return Interactions.from_frame(frame, table, [], name=name)
@@ -109,28 +104,6 @@ def join_headlines(headlines: Iterable[str], limit: int = 400) -> str:
             break
         text = longer
     return text
-
-
-@contextmanager
-def json_lines(path: Path) -> Iterator[Iterable[bytes]]:
-    """Open a file of lines, plain, `.gz` or the one file in a `.zip`, and read it as it streams.
-
-    Raises:
-        DataError: the file is missing, cut short or corrupt, also while it is being read.
-    """
-    try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                names = [n for n in archive.namelist() if not n.endswith("/") and "__MAC" not in n]
-                if len(names) != 1:
-                    raise DataError(f"{path} should hold one file, not {len(names)}")
-                with archive.open(names[0]) as file:
-                    yield file
-        else:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                yield file
-    except _BAD_FILE as error:
-        raise DataError(f"{path} cannot be read ({error}): missing, or cut short?") from error
 
 
 def parse_reviews(lines: Iterable[bytes], what: str) -> pd.DataFrame:

@@ -46,14 +46,9 @@ def _sha256(path: Path) -> str:
 
 
 def download(
-    url: str,
-    path: str | Path,
-    sha256: str | None = None,
-    *,
-    tries: int = 5,
-    wait: float = 1.0,
+    url: str, path: str | Path, sha256: str | None = None, *, tries: int = 5, wait: float = 1.0,
     timeout: float = 30.0,
-) -> Path:
+) -> Path:  # fmt: skip
     """Fetch `url` into `path`, going on from where an earlier attempt stopped.
 
     What has arrived is kept in `path` + ".part" and continued with an HTTP range request, in this

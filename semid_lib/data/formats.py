@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,14 +205,7 @@ ML100K_GENRES = (
 def _grouplens_table(folder, name, file, separator, width) -> pd.DataFrame:
     path = find_file(folder, file) or find_file(Path(folder) / name, file)
     archive = Path(folder) / f"{name}.zip"
-    try:
-        if path is not None:
-            payload = read_bytes(path)
-        else:
-            with zipfile.ZipFile(archive) as opened:
-                payload = opened.read(f"{name}/{file}")
-    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error, OSError, RuntimeError) as error:
-        raise DataError(f"{archive} is missing, corrupt or cut short ({error})") from error
+    payload = read_bytes(path) if path else read_bytes(archive, f"{name}/{file}")
     rows = [re.split(separator, line) for line in payload.decode("latin-1").splitlines() if line]
     wrong = next((number for number, row in enumerate(rows) if len(row) != width), None)
     if not rows or wrong is not None:

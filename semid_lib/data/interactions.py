@@ -75,15 +75,9 @@ class Interactions:
 
     @classmethod
     def from_frame(
-        cls,
-        frame: pd.DataFrame,
-        items: pd.DataFrame | None = None,
-        fields: Sequence[str] | None = None,
-        *,
-        columns: dict[str, str] | None = None,
-        ordered: bool | None = None,
-        name: str = "table",
-    ) -> Interactions:
+        cls, frame: pd.DataFrame, items: pd.DataFrame | None = None,
+        fields: Sequence[str] | None = None, *, ordered: bool | None = None, name: str = "table",
+    ) -> Interactions:  # fmt: skip
         """Take a table in memory, one row per interaction, in any order.
 
         Rows are sorted by user, then `timestamp`, then `position` (those that there are), the rest
@@ -98,7 +92,6 @@ class Interactions:
                 may name items without interactions; it must name all others.
             fields: columns of `items` to code for the encoders. None takes those whose values
                 repeat at least twice on average; `[]` takes none.
-            columns: part -> column name, where the table uses others: `{"user": "userId"}`.
             ordered: whether the rows of a user stand in time order; None means exactly if there is
                 a timestamp or position. Pass True if the table itself is sorted by time.
             name: what to call it in messages and records.
@@ -111,7 +104,7 @@ class Interactions:
         """
         from semid_lib.data.tables import interactions_from_frame
 
-        return interactions_from_frame(frame, items, fields, columns, ordered, name)
+        return interactions_from_frame(frame, items, fields, ordered, name)
 
     def __repr__(self) -> str:
         counts = f"{self.num_users:,} users, {self.num_items:,} items, {len(self.user):,} rows"

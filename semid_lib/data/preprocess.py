@@ -14,7 +14,7 @@ from semid_lib.errors import DataError, InputError
 
 DAY = 86_400
 BUCKETS = ("0-5", "6-10", "11-15", "16-20", "21-inf")
-_BUCKET_ENDS = (5, 10, 15, 20)
+BUCKET_ENDS = (5, 10, 15, 20)
 
 
 def k_core(data: Interactions | pd.DataFrame, k: int = 5) -> Interactions | pd.DataFrame:
@@ -74,7 +74,8 @@ def _take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
     """Keep the rows where `keep` `[M]` is True, and renumber users and items from 0 in order."""
     if not keep.any():
         raise DataError(f"no interaction of {data.name!r} is left after the filter")
-    data = _rows(data, keep)
+    columns = {name: getattr(data, name) for name in ("user", "item", "timestamp", "rating")}
+    data = replace(data, **{n: c if c is None else c[keep] for n, c in columns.items()})
     users, user = np.unique(data.user, return_inverse=True)
     items, item = np.unique(data.item, return_inverse=True)
     fields, values = {}, {}
@@ -90,19 +91,10 @@ def _take_rows(data: Interactions, keep: np.ndarray) -> Interactions:
         data = replace(data, item_ids=item_ids, user_ids=user_ids)
     return replace(
         data,
-        user=user.astype(np.int64),
-        item=item.astype(np.int64),
-        num_users=len(users),
-        num_items=len(items),
-        fields=fields,
-        field_values=values,
+        user=user.astype(np.int64), item=item.astype(np.int64), num_users=len(users),
+        num_items=len(items), fields=fields, field_values=values,
         items=None if data.items is None else data.items.iloc[items].reset_index(drop=True),
-    )
-
-
-def _rows(data: Interactions, keep: np.ndarray) -> Interactions:
-    columns = {name: getattr(data, name) for name in ("user", "item", "timestamp", "rating")}
-    return replace(data, **{n: c if c is None else c[keep] for n, c in columns.items()})
+    )  # fmt: skip
 
 
 def held_out_rows(user: np.ndarray) -> np.ndarray:
@@ -137,7 +129,7 @@ def bucket_shares(split: Split, part: str = "test") -> dict[str, float]:
     in the train part, reproduces the printed percentages to the two printed digits.
     """
     check_part(part)
-    bucket = np.searchsorted(_BUCKET_ENDS, split.train_counts()[split.targets[part]])
+    bucket = np.searchsorted(BUCKET_ENDS, split.train_counts()[split.targets[part]])
     counts = np.bincount(bucket, minlength=len(BUCKETS))
     return dict(zip(BUCKETS, (100 * counts / counts.sum()).tolist()))
 
@@ -151,25 +143,18 @@ def describe(data: Interactions) -> dict:
     timestamps `same_day_share` (evaluated users whose last two interactions fall on one day).
     """
     lengths = np.bincount(data.user, minlength=data.num_users)
+    fields = {}
+    for name, codes in data.fields.items():
+        missing = float((codes == MISSING).mean())
+        fields[name] = {"values": int(codes.max(initial=MISSING)) + 1, "missing_share": missing}
     about = {
-        "name": data.name,
-        "users": data.num_users,
-        "items": data.num_items,
-        "interactions": data.num_interactions,
-        "density": data.density,
-        "mean_length": float(lengths.mean()),
-        "min_length": int(lengths.min()),
+        "name": data.name, "users": data.num_users, "items": data.num_items,
+        "interactions": data.num_interactions, "density": data.density,
+        "mean_length": float(lengths.mean()), "min_length": int(lengths.min()),
         "max_length": int(lengths.max()),
         "min_item_count": int(np.bincount(data.item, minlength=data.num_items).min()),
-        "ordered": data.ordered,
-        "fields": {
-            name: {
-                "values": int(codes.max(initial=MISSING)) + 1,
-                "missing_share": float((codes == MISSING).mean()),
-            }
-            for name, codes in data.fields.items()
-        },
-    }
+        "ordered": data.ordered, "fields": fields,
+    }  # fmt: skip
     if data.ordered:
         split = leave_one_out(data)
         about["evaluated_users"] = len(split.users)

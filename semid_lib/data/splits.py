@@ -118,9 +118,7 @@ def leave_one_out(data: Interactions) -> Split:
     keep = np.ones(data.num_interactions, dtype=bool)
     keep[end[users] - 1] = keep[end[users] - 2] = False
     return Split(
-        data=data,
-        items=data.item[keep],
+        data=data, items=data.item[keep], users=users,
         indptr=np.append(0, np.cumsum(np.bincount(data.user[keep], minlength=data.num_users))),
-        users=users,
         targets={"validation": data.item[end[users] - 2], "test": data.item[end[users] - 1]},
-    )
+    )  # fmt: skip

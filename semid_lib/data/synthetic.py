@@ -40,19 +40,11 @@ class CatalogueTruth:
 
 
 def synthetic_catalogue(
-    num_items: int = 600,
-    num_users: int = 1000,
-    *,
-    branching: tuple[int, int, int] = (6, 3, 2),
-    num_stores: int = 24,
-    num_communities: int = 6,
-    categories_per_community: int = 6,
-    mean_length: float = 12.0,
-    popularity_skew: float = 1.0,
-    sequential: float = 0.7,
-    store_loyalty: float = 0.7,
-    random_state: int = 0,
-) -> tuple[Interactions, CatalogueTruth]:
+    num_items: int = 600, num_users: int = 1000, *, branching: tuple[int, int, int] = (6, 3, 2),
+    num_stores: int = 24, num_communities: int = 6, categories_per_community: int = 6,
+    mean_length: float = 12.0, popularity_skew: float = 1.0, sequential: float = 0.7,
+    store_loyalty: float = 0.7, random_state: int = 0,
+) -> tuple[Interactions, CatalogueTruth]:  # fmt: skip
     """Draw a catalogue with a category tree, stores and communities, and users who walk it.
 
     Categories form a tree of three levels. A community ("the party people") buys from a few leaf

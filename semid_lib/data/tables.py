@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -15,68 +18,54 @@ from semid_lib.data.interactions import MISSING, Interactions
 from semid_lib.errors import DataError
 
 _LATEST = 100_000_000_000  # UNIX seconds in the year 5138: larger values are milliseconds
+_BAD_FILE = (zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError)
 _COLUMNS = ("user", "item", "timestamp", "position", "rating")
 
 
-def interactions_from_frame(frame, items, fields, columns, ordered, name) -> Interactions:
+def interactions_from_frame(frame, items, fields, ordered, name) -> Interactions:
     """Do the work of `Interactions.from_frame`, whose docstring says what."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"expected a pandas DataFrame, not {type(frame).__name__}")
-    place = _places(frame, columns or {})
+    there = _check_columns(frame)
     if not len(frame):
         raise DataError(f"{name!r} has no interactions: the table is empty")
-    users, user_ids = _encode(_ids(frame[place["user"]], "user"), None, "user")
-    catalogue = None if items is None else _catalogue(items, place["item"])
-    codes, item_ids = _encode(_ids(frame[place["item"]], "item"), catalogue, "item")
-    keys = [_numbers(frame[place[key]], key) for key in ("position", "timestamp") if key in place]
+    users, user_ids = _encode(_ids(frame["user"], "user"), None, "user")
+    catalogue = None if items is None else _catalogue(items)
+    codes, item_ids = _encode(_ids(frame["item"], "item"), catalogue, "item")
+    keys = [_numbers(frame[key], key) for key in ("position", "timestamp") if key in there]
     order = np.lexsort((*keys, users))
-    stamps = keys[-1].astype(np.int64)[order] if "timestamp" in place else None
-    ratings = _numbers(frame[place["rating"]], "rating")[order] if "rating" in place else None
+    stamps = keys[-1].astype(np.int64)[order] if "timestamp" in there else None
+    ratings = _numbers(frame["rating"], "rating")[order] if "rating" in there else None
     coded, values = {}, {}
     if items is not None:
         rows = np.argsort(catalogue) if item_ids is None else np.arange(len(items))
         items = items.iloc[rows].reset_index(drop=True)
         if fields is None:
-            fields = [c for c in items.columns if c != place["item"] and _repeats(items[c])]
+            fields = [c for c in items.columns if c != "item" and _repeats(items[c])]
         coded, values = encode_fields(items, fields)
     elif fields:
         raise DataError(f"fields {list(fields)} asked for, but there is no items table")
     return Interactions(
-        user=users[order],
-        item=codes[order],
-        num_users=int(users.max()) + 1,
+        users[order], codes[order], num_users=int(users.max()) + 1,
         num_items=int(codes.max()) + 1 if items is None else len(items),
-        ordered=bool(keys) if ordered is None else ordered,
-        timestamp=stamps,
-        rating=ratings,
-        fields=coded,
-        field_values=values,
-        items=items,
-        item_ids=item_ids,
-        user_ids=user_ids,
+        ordered=bool(keys) if ordered is None else ordered, timestamp=stamps, rating=ratings,
+        fields=coded, field_values=values, items=items, item_ids=item_ids, user_ids=user_ids,
         name=name,
-    )
+    )  # fmt: skip
 
 
-def _places(frame: pd.DataFrame, renamed: dict[str, str]) -> dict[str, str]:
-    """Which column plays which part, for the parts that there are."""
-    unknown = set(renamed) - set(_COLUMNS)
-    if unknown:
-        raise DataError(f"columns names {sorted(unknown)}, but the parts are {list(_COLUMNS)}")
-    place = {}
-    for part in _COLUMNS:
-        column = renamed.get(part, part)
+def _check_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that count, of those that there are: each once, user and item among them."""
+    for column in _COLUMNS:
         times = (frame.columns == column).sum()
         if times > 1:
             raise DataError(f"column {column!r} occurs {times} times")
-        if times:
-            place[part] = column
-        elif part in ("user", "item") or part in renamed:
+        if not times and column in ("user", "item"):
             raise DataError(
-                f"no column {column!r} for the {part}; the table has "
-                f"{list(map(str, frame.columns))}. Name it with columns={{...}}."
+                f"no column {column!r}; the table has {list(map(str, frame.columns))}. Rename "
+                "the one that holds it (frame.rename(columns={...}))."
             )
-    return place
+    return [column for column in _COLUMNS if column in frame]
 
 
 def _ids(column: pd.Series, what: str) -> np.ndarray:
@@ -124,16 +113,16 @@ def _encode(ids: np.ndarray, catalogue: np.ndarray | None, what: str):
     return index[codes].astype(np.int64), known
 
 
-def _catalogue(items: pd.DataFrame, column: str) -> np.ndarray:
+def _catalogue(items: pd.DataFrame) -> np.ndarray:
     """The ids of the items table, checked to be unique."""
-    if not isinstance(items, pd.DataFrame) or (items.columns == column).sum() != 1:
-        raise DataError(f"the items table needs exactly one column {column!r}")
+    if not isinstance(items, pd.DataFrame) or (items.columns == "item").sum() != 1:
+        raise DataError("the items table needs exactly one column 'item'")
     if not items.columns.is_unique:
         twice = items.columns[items.columns.duplicated()][0]
         raise DataError(f"items column {twice!r} occurs twice")
     if not len(items):
         raise DataError("the items table is empty")
-    ids = _ids(items[column], "item")
+    ids = _ids(items["item"], "item")
     again = pd.Series(ids).duplicated().to_numpy()
     if again.any():
         twice = ids[again].tolist()[0]
@@ -205,16 +194,35 @@ def _repeats(column: pd.Series) -> bool:
     return distinct > 1 and 2 * distinct <= texts.notna().sum()
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Read a file whole, unpacking `.gz`. Raises DataError if it is missing or cut short."""
-    path = Path(path)
+@contextmanager
+def open_file(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
+    """Open a file to be read as it streams: plain, `.gz`, or `member` of a `.zip`.
+
+    By default the archive must hold one file, which is taken.
+
+    Raises:
+        DataError: the file is missing, cut short or corrupt, also while it is being read.
+    """
     try:
-        payload = path.read_bytes()
-        return gzip.decompress(payload) if path.suffix == ".gz" else payload
-    except (EOFError, zlib.error, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): it was probably cut short. Fetch it again."
-        ) from error
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                names = [n for n in archive.namelist() if not n.endswith("/") and "__MAC" not in n]
+                names = names if member is None else [n for n in names if n == member]
+                if len(names) != 1:
+                    raise DataError(f"{path} should hold {member or 'one file'}, not {len(names)}")
+                with archive.open(names[0]) as file:
+                    yield file
+        else:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                yield file
+    except _BAD_FILE as error:
+        raise DataError(f"{path} cannot be read ({error}): missing, or cut short?") from error
+
+
+def read_bytes(path: str | Path, member: str | None = None) -> bytes:
+    """Read a file whole; see `open_file`."""
+    with open_file(Path(path), member) as file:
+        return file.read()
 
 
 def find_file(folder: str | Path, name: str) -> Path | None:
@@ -278,4 +286,4 @@ def read_folder(
             for table in tables:  # whole numbers throughout; "007" stays text
                 if not table[column].isna().any():
                     table[column] = table[column].astype(np.int64)
-    return interactions_from_frame(frame, items, fields, None, None, name or folder.name)
+    return interactions_from_frame(frame, items, fields, None, name or folder.name)

@@ -1,20 +1,6 @@
 """Encoders: from item fields, text or behaviour to one vector per item."""
 
-from importlib import import_module
+from semid_lib._lazy import lazy
 
-_MODULES = {
-    "ALS": "semid_lib.encoders.behaviour",
-    "FAMAE": "semid_lib.encoders.famae",
-    "TextEncoder": "semid_lib.encoders.text",
-}
-__all__ = ["ALS", "FAMAE", "TextEncoder"]
-
-
-def __getattr__(name):
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(__all__)
+_HOMES = {"ALS": "behaviour", "FAMAE": "famae", "TextEncoder": "text"}
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

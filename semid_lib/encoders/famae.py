@@ -135,9 +135,8 @@ class FAMAE(Probes, BaseEstimator):
         self.field_names_, self._device = names, device
         self._weights = [float((self.field_weights or {}).get(n, 1.0)) for n in names]
         torch.manual_seed(self.random_state)
-        self.network_ = SequenceNetwork(self, sizes, codes, self.max_length, causal=False).to(
-            device
-        )
+        network = SequenceNetwork(self, sizes, codes, self.max_length, causal=False)
+        self.network_ = network.to(device)
 
     def _samples(self, split, part) -> tuple[Tensor, Tensor, Tensor]:
         """`(items, start, target)`: sample s is `items[start[s] : target[s] + 1]`, target last."""
@@ -148,8 +147,7 @@ class FAMAE(Probes, BaseEstimator):
             if not histories:
                 raise InputError("nobody to evaluate on: no user has 3 interactions")
             ends = np.cumsum([len(h) + 1 for h in histories])
-            pairs = zip(histories, split.targets[part])
-            rows = [np.append(h, t) for h, t in pairs]
+            rows = [np.append(h, t) for h, t in zip(histories, split.targets[part])]
             arrays = (np.concatenate(rows), np.append(0, ends[:-1]), ends - 1)
         return tuple(torch.as_tensor(a, device=self._device) for a in arrays)
 
@@ -170,12 +168,10 @@ class FAMAE(Probes, BaseEstimator):
         tokens = table.tokens[items]
         if chosen is None:
             tokens[:, -1] = torch.where(masked, table.masked, tokens[:, -1])
+            chosen = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
         else:
             tokens[chosen] = torch.where(masked, table.masked, tokens[chosen])
-        if chosen is not None:
-            return self.network_(tokens, valid, chosen)
-        last = torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
-        return self.network_(tokens, valid, last)
+        return self.network_(tokens, valid, chosen)
 
     def _loss(self, samples, rows) -> Tensor:
         """Mean over the samples of the summed losses of the masked fields."""
@@ -249,17 +245,11 @@ class FAMAE(Probes, BaseEstimator):
             raise InputError(f"no field {name!r}; the fields are {self.field_names_}")
         return values[self.field_names_.index(name)].detach().float().cpu().numpy()
 
-    def num_parameters(self, embeddings: bool = True) -> int:
-        """Count the learnt numbers, with or without the fields' tables."""
-        return self._net.num_parameters(embeddings)
-
     def save(self, path: str | Path) -> Path:
         """Write settings, fields and weights into one safetensors file, atomically."""
         table = self._net.table
-        meta = {
-            "kind": "FAMAE", "params": self.get_params(), "fields": self.field_names_,
-            "sizes": table.sizes,
-        }  # fmt: skip
+        meta = {"kind": "FAMAE", "params": self.get_params()}
+        meta |= {"fields": self.field_names_, "sizes": table.sizes}
         return save_tensors(path, {**self.network_.state_dict(), "codes": table.codes}, meta)
 
     @classmethod

@@ -118,8 +118,3 @@ class Probes:
         other.network_ = copy.deepcopy(self.network_)
         other.network_.load_state_dict(kept[step])
         return other
-
-    @property
-    def embeddings_at_(self) -> dict[int, np.ndarray]:
-        """Snapshot step -> the vectors `embed` gave then."""
-        return {step: self.at_step(step).embed() for step in self.history_.snapshots}

@@ -24,7 +24,7 @@ from semid_lib.errors import (
     MissingPackageError,
     NotFittedError,
 )
-from semid_lib.quantizers.base import check_seed
+from semid_lib.quantizers.base import check_seed, check_whole
 from semid_lib.settings import check_settings, keep_settings
 from semid_lib.storage import load_tensors, save_tensors
 
@@ -124,10 +124,8 @@ class TextEncoder(BaseEstimator):
             raise InputError(f"model is {self.model!r}, but must be a name, such as 'minilm'")
         check_settings(self, empty=("error", "zero"))
         for name in ("dim", "pca", "batch_size"):
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not (whole and value >= 1) and (value is not None or name == "batch_size"):
-                raise InputError(f"{name} is {value!r}, but must be an integer >= 1")
+            if getattr(self, name) is not None or name == "batch_size":
+                check_whole(name, getattr(self, name))
         if self.dim is not None and self.model != "tfidf":
             raise InputError(
                 f"dim is {self.dim}, but a network's vectors have the width that they have: "
@@ -245,11 +243,8 @@ def item_texts(data, columns=None) -> list[str]:
         columns += levels if "categories" not in have else []
     lost = [name for name in columns if name not in have]
     if lost or not columns:
-        raise DataError(
-            f"the items of {data.name!r} have no column {lost[0]!r}; they have {have}"
-            if lost
-            else f"no column of {data.name!r} is known to hold text; name them in columns=: {have}"
-        )
+        what = f"column {lost[0]!r}" if lost else "column that is known to hold text"
+        raise DataError(f"the items of {data.name!r} have no {what}; columns= may name of {have}")
     table = data.items[list(columns)].astype(object)
     table = table.where(table.notna(), "").astype(str)
     rows = ([value.strip() for value in row] for row in table.itertuples(index=False, name=None))

@@ -1,9 +1,6 @@
-"""What tokenizers with learnt codebooks share: the codebooks, their start and repair, training."""
+"""What tokenizers with an autoencoder share: the codebooks, their start and repair, training."""
 
 from __future__ import annotations
-
-import hashlib
-import math
 
 import numpy as np
 import torch
@@ -11,16 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.layers import check_choices
-from semid_lib.quantizers._learnt import warn_collapsed
-from semid_lib.quantizers.balanced_kmeans import check_clusters
-from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
-from semid_lib.quantizers.kmeans import check_codes, flat_kmeans
-from semid_lib.runtime import resolve_device, resolve_precision
-from semid_lib.training import PRECISIONS, train
+from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, Run, in_chunks
+from semid_lib.quantizers.base import check_codes, check_whole
+from semid_lib.quantizers.kmeans import kmeans
+from semid_lib.runtime import resolve_device
+from semid_lib.settings import check_settings
 
-STEPS = 20_000  # optimiser steps of a fit with epochs=None
-CHUNK = 8192  # rows that are coded or decoded at once
 KMEANS_ROWS, RESTART_ROWS = 100, 4  # rows per code that the start and a restart look at
 START_STEPS = 10  # most Lloyd steps of the start
 
@@ -128,10 +121,9 @@ class CodebookNetwork(nn.Module):
 
     def start(self, level: int, rest: Tensor, seed: int):
         """Set the words of a level to the k-means centres of `rest` `[B, D]`."""
-        start = int(np.random.SeedSequence([seed, level]).generate_state(1)[0])
-        centres = flat_kmeans(rest.cpu().numpy(), self.codebooks.shape[1], START_STEPS, start)
-        words = torch.as_tensor(centres.cluster_centers_).to(self.codebooks)
-        self.set_words(level, slice(None), words)
+        rng = np.random.default_rng([seed, level])
+        centres, _, _ = kmeans(rest.cpu().numpy(), self.codebooks.shape[1], START_STEPS, rng)
+        self.set_words(level, slice(None), torch.as_tensor(centres).to(self.codebooks))
 
     def restart(self, level: int, rest: Tensor, rng):
         """Move each word that nothing chose in the last epoch onto some row of `rest`."""
@@ -163,149 +155,21 @@ def mlp(sizes) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class LearntQuantizer(Quantizer):
-    """A tokenizer whose `CodebookNetwork` is trained by gradient steps.
+class CodebookRun(Run):
+    """A training whose epochs begin with work on the codebooks and end with their tallies."""
 
-    A subclass checks its settings in `_check()` and implements `_network(d) -> CodebookNetwork`
-    with `losses(x) -> (loss, reconstruction, quantization, codes)`; it has the settings
-    num_codes, init, epochs, batch_size, learning_rate, weight_decay, device, precision and
-    random_state.
-    """
-
-    restart = False
-    _held_out = 0.0  # share of the rows that choose the epoch instead of being trained on
-
-    def fit(self, X, y=None, *, checkpoint=None, deadline=None, progress=None):
-        """Train on the rows of X, `[N, d]`; `y` is ignored.
-
-        Args:
-            checkpoint: file to resume from and write to. deadline, progress: see `training.train`.
-
-        Raises:
-            InputError: a bad setting, fewer rows than codes, non-finite or all-equal rows; or a
-            loss that is not finite: the message names epoch and step, and the estimator keeps the
-            state at the end of the epoch before, if there is one. TrainingPaused,
-            CheckpointError: see `training.train`.
-
-        Warns:
-            CollapseWarning: a level gives every row the same code.
-        """
-        seed = check_seed(self.random_state)
-        X = check_vectors(self, X, reset=True)
-        self._check_settings(len(X))
-        run = _Run(self, X, seed)
-        try:
-            self.history_ = run.train(checkpoint, deadline, progress)
-        except InputError:
-            if run.good is not None:
-                run.network.load_state_dict(run.good)
-                self._finish(run.network, X)
-            raise
-        return self._finish(run.network, X)
-
-    def _starts(self, epoch: int) -> bool:
-        """Whether the codebooks get k-means centres before an epoch (from 0)."""
-        return epoch == 0 and self.init == "kmeans"
-
-    def _start_rows(self) -> int:
-        """How many rows these centres come from."""
-        return KMEANS_ROWS * self.num_codes
-
-    def _check_settings(self, n: int):
-        for name in ("num_levels", "num_codes", "latent", "batch_size"):
-            check_whole(name, getattr(self, name))
-        if self.epochs is not None:
-            check_whole("epochs", self.epochs)
-        if not np.iterable(self.hidden):
-            raise InputError(f"hidden is {self.hidden!r}, but must be a sequence of widths")
-        for width in self.hidden:
-            check_whole("a width of hidden", width)
-        check_choices(self, init=("kmeans", "uniform"))
-        if not self.commitment >= 0:
-            raise InputError(f"commitment is {self.commitment!r}, but must be at least 0")
-        check_clusters(self.num_codes, n)
-        self._check()
-
-    def _finish(self, network, X):
-        self._adopt(network)
-        self.codes_ = self._encode(X)
-        warn_collapsed(self.codes_, self.num_codes)
-        return self
-
-    def _adopt(self, network):
-        """Make a trained network this estimator's."""
-        self.network_ = network.eval()
-        self.codebooks_ = [words.cpu().numpy() for words in network.codebooks.detach()]
-        self.level_sizes_ = tuple(len(words) for words in self.codebooks_)
-
-    def transform(self, X) -> np.ndarray:
-        """Hard codes, the nearest word of each level in turn, `[N, L]` int64."""
-        self._check_fitted()
-        return self._encode(check_vectors(self, X, reset=False))
-
-    def _encode(self, X) -> np.ndarray:
-        words = self.network_.codebooks
-
-        def code(rows):
-            rows = torch.tensor(rows, device=words.device, dtype=words.dtype)
-            return self.network_.assign(self.network_.encode(rows))
-
-        return _in_chunks(code, X)
-
-    def inverse_transform(self, codes) -> np.ndarray:
-        """The decoded sum of the words that codes or prefixes `[N, l >= 1]` name, `[N, d]`."""
-        self._check_fitted()
-        codes = check_codes(codes, self.level_sizes_)
-
-        def decode(rows):
-            rows = torch.as_tensor(rows, device=self.network_.codebooks.device)
-            return self.network_.decode(self.network_.words(rows).sum(1))
-
-        return _in_chunks(decode, codes).astype(self._dtype)
-
-    def _state(self):
-        return {k: t.cpu().numpy() for k, t in self.network_.state_dict().items()}
-
-    def _restore(self, arrays):
-        device = resolve_device(self.device)
-        network = self._network(self.n_features_in_).to(device)
-        network.to(torch.as_tensor(arrays["codebooks"]).dtype)
-        network.load_state_dict({k: torch.as_tensor(a) for k, a in arrays.items()})
-        self._adopt(network)
-
-
-class _Run:
-    """One training of a quantizer: its data on the device, and the work around an epoch."""
-
-    def __init__(self, model: LearntQuantizer, X, seed: int):
-        self.model, self.seed, self.good, self.running = model, seed, None, None
-        self.device = resolve_device(model.device)
-        self.precision = resolve_precision(model.precision, self.device)
-        dtype = PRECISIONS[self.precision][0]
-        torch.manual_seed(seed)
-        self.network = model._network(X.shape[1]).to(self.device, dtype)
-        self.data = torch.tensor(X, dtype=dtype, device=self.device)
+    def __init__(self, model: CodebookQuantizer, X, seed: int):
+        super().__init__(model, X, seed)
+        self.running = None  # not known before the first step, which may be a resumed one
         order = np.random.default_rng([seed, 1]).permutation(len(X))
         kept = max(len(X) - int(model._held_out * len(X)), model.num_codes)
         self.rows = torch.as_tensor(np.sort(order[:kept]), device=self.device)
         self.held_out = self.data[torch.as_tensor(order[kept:], device=self.device)]
-        self.digest = hashlib.sha256(X).hexdigest()
+        if len(self.held_out):
+            self.monitor = "score"
 
-    def train(self, checkpoint, deadline, progress):
-        model = self.model
-        steps = math.ceil(len(self.rows) / model.batch_size)
-        chooses = len(self.held_out) > 0
-        identity = {k: v for k, v in model.get_params().items() if k != "device"}
-        return train(
-            self.network, self.loss, len(self.rows),
-            epochs=math.ceil(STEPS / steps) if model.epochs is None else model.epochs,
-            batch_size=model.batch_size, learning_rate=model.learning_rate,
-            weight_decay=model.weight_decay, schedule="constant", validate=self.end_epoch,
-            monitor="score" if chooses else "epoch", precision=self.precision,
-            device=self.device, seed=self.seed, checkpoint=checkpoint, deadline=deadline,
-            progress=progress, label=type(model).__name__,
-            identity={**identity, "data": self.digest},
-        )  # fmt: skip
+    def __len__(self):
+        return len(self.rows)
 
     def loss(self, index: Tensor) -> Tensor:
         """Mean loss of some rows; the first of an epoch prepares the codebooks."""
@@ -340,8 +204,7 @@ class _Run:
         rows = self.rows[torch.as_tensor(np.sort(rows), device=self.device)]
         return torch.cat([self.network.encode(self.data[r]) for r in rows.split(CHUNK)])
 
-    def end_epoch(self) -> dict:
-        """What the history holds of an epoch besides its loss."""
+    def report(self) -> dict:
         network = self.network
         rows, reconstruction, quantization = network.sums.tolist()
         share = network.chosen.double() / network.chosen.sum(1, keepdim=True)
@@ -360,18 +223,68 @@ class _Run:
         network.epochs += 1
         network.running.fill_(False)
         self.running = False
-        self.good = {name: t.clone() for name, t in network.state_dict().items()}
         return entry
 
 
-def check_whole(name: str, value):
-    """Raise InputError unless `value` is an integer >= 1."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise InputError(f"{name} is {value!r}, but must be an integer >= 1")
+class CodebookQuantizer(LearntQuantizer):
+    """A tokenizer whose `CodebookNetwork` codes what an encoder makes of the rows.
 
+    A subclass checks its own settings in `_check_own()` and implements
+    `_network(d) -> CodebookNetwork` with `losses(x) -> (loss, reconstruction, quantization,
+    codes)`; it also has the settings hidden, latent, commitment and init.
+    """
 
-@torch.no_grad()
-def _in_chunks(function, rows: np.ndarray) -> np.ndarray:
-    parts = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-    return np.concatenate([function(part).cpu().numpy() for part in parts])
+    _run = CodebookRun
+    restart = False
+    _held_out = 0.0  # share of the rows that choose the epoch instead of being trained on
+
+    def _starts(self, epoch: int) -> bool:
+        """Whether the codebooks get k-means centres before an epoch (from 0)."""
+        return epoch == 0 and self.init == "kmeans"
+
+    def _start_rows(self) -> int:
+        """How many rows these centres come from."""
+        return KMEANS_ROWS * self.num_codes
+
+    def _check(self):
+        check_whole("latent", self.latent)
+        check_whole("epochs", 1 if self.epochs is None else self.epochs)
+        if not np.iterable(self.hidden):
+            raise InputError(f"hidden is {self.hidden!r}, but must be a sequence of widths")
+        for width in self.hidden:
+            check_whole("a width of hidden", width)
+        check_settings(self, init=("kmeans", "uniform"))
+        if not self.commitment >= 0:
+            raise InputError(f"commitment is {self.commitment!r}, but must be at least 0")
+        self._check_own()
+
+    def _build(self, X, seed):
+        return self._network(X.shape[1])
+
+    def _adopt(self, network, X=None):
+        """Make a trained network this estimator's."""
+        self.network_ = network
+        self.codebooks_ = [words.cpu().numpy() for words in network.codebooks.detach()]
+        self.level_sizes_ = tuple(len(words) for words in self.codebooks_)
+
+    def _encode(self, X) -> np.ndarray:
+        network = self.network_
+        return in_chunks(lambda x: network.assign(network.encode(x)), X, network.codebooks)
+
+    def inverse_transform(self, codes) -> np.ndarray:
+        """The decoded sum of the words that codes or prefixes `[N, l >= 1]` name, `[N, d]`."""
+        self._check_fitted()
+        codes, network = check_codes(codes, self.level_sizes_), self.network_
+        rows = in_chunks(
+            lambda c: network.decode(network.words(c).sum(1)), codes, network.codebooks
+        )
+        return rows.astype(self._dtype)
+
+    def _state(self):
+        return {k: t.cpu().numpy() for k, t in self.network_.state_dict().items()}
+
+    def _restore(self, arrays):
+        network = self._network(self.n_features_in_).to(resolve_device(self.device))
+        network.to(torch.as_tensor(arrays["codebooks"]).dtype)
+        network.load_state_dict({k: torch.as_tensor(a) for k, a in arrays.items()})
+        self._adopt(network.eval())

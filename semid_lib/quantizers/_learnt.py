@@ -1,137 +1,145 @@
-"""Around the equations of a tokenizer that is learnt in the space of its input: start, training."""
+"""What all tokenizers share that gradient steps train: the run, its last good state, collapse."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from semid_lib.errors import CollapseWarning, InputError
-from semid_lib.quantizers.kmeans import flat_kmeans
+from semid_lib.quantizers.balanced_kmeans import check_clusters
+from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors, check_whole
 from semid_lib.runtime import resolve_device, resolve_precision
 from semid_lib.training import PRECISIONS, train
 
-CHUNK = 4096  # rows coded at once
+STEPS = 20_000  # optimiser steps of a fit with epochs=None
+CHUNK = 8192  # rows that are coded or decoded at once
 
 
-def train_network(model, network, X, **keywords):
-    """Train `network` with the settings of `model` on X, `[N, D]`; keywords go to `training.train`.
+class Run:
+    """One training of a tokenizer: network and data on the device, and the last good state."""
 
-    The network has `loss(rows [B, D])`, and `soft` and `hard` of what it makes of rows. Each
-    epoch of the history holds what `epoch_report` finds.
+    monitor = "epoch"  # what chooses the epoch that is kept: the last
 
-    Returns:
-        `(History, None)`; or `(None, error)` where the loss was not finite and at least one epoch
-        was: the network then holds the weights at that epoch's end.
-    """
-    device = resolve_device(model.device)
-    precision = resolve_precision(model.precision, device)
-    rows = torch.tensor(X, dtype=PRECISIONS[precision][0], device=device)
-    good = {}
+    def __init__(self, model: LearntQuantizer, X, seed: int):
+        self.model, self.seed, self.good = model, seed, None
+        self.device = resolve_device(model.device)
+        self.precision = resolve_precision(model.precision, self.device)
+        dtype = PRECISIONS[self.precision][0]
+        torch.manual_seed(seed)
+        self.network = model._build(X, seed).to(self.device, dtype)
+        self.data = torch.tensor(X, dtype=dtype, device=self.device)
+        self.digest = hashlib.sha256(X).hexdigest()
 
-    def end_epoch():
-        good.update({name: t.clone() for name, t in network.state_dict().items()})
-        return epoch_report(network, rows)
+    def __len__(self) -> int:
+        """How many rows are trained on."""
+        return len(self.data)
 
-    identity = {k: v for k, v in model.get_params().items() if k != "device"}
-    try:
-        history = train(
-            network, lambda batch: network.loss(rows[batch]), len(rows), epochs=model.epochs,
-            batch_size=model.batch_size, learning_rate=model.learning_rate,
-            weight_decay=model.weight_decay, schedule="constant", validate=end_epoch,
-            monitor="epoch", precision=precision, device=device, seed=model.random_state,
-            label=type(model).__name__,
-            identity={**identity, "data": hashlib.sha256(X.data).hexdigest()}, **keywords,
+    def loss(self, index: Tensor) -> Tensor:
+        """Mean loss of some rows."""
+        return self.network.loss(self.data[index])
+
+    def report(self) -> dict:
+        """What the history holds of an epoch besides its loss."""
+        return self.network.report(self.data)
+
+    def end_epoch(self) -> dict:
+        """Report, and keep the state: here the loss was finite."""
+        entry = self.report()
+        self.good = {name: t.clone() for name, t in self.network.state_dict().items()}
+        return entry
+
+    def train(self, **keywords):
+        """Train with the settings of the model; keywords go to `training.train`."""
+        model = self.model
+        epochs = model.epochs
+        if epochs is None:
+            epochs = math.ceil(STEPS / math.ceil(len(self) / model.batch_size))
+        identity = {k: v for k, v in model.get_params().items() if k != "device"}
+        return train(
+            self.network, self.loss, len(self), epochs=epochs, batch_size=model.batch_size,
+            learning_rate=model.learning_rate, weight_decay=model.weight_decay,
+            schedule="constant", validate=self.end_epoch, monitor=self.monitor,
+            precision=self.precision, device=self.device, seed=self.seed,
+            label=type(model).__name__, identity={**identity, "data": self.digest}, **keywords,
         )  # fmt: skip
-    except InputError as error:
-        if not good:
-            raise
-        network.load_state_dict(good)
-        return None, error
-    return history, None
 
 
-def epoch_report(network, rows) -> dict:
-    """Errors of all rows as shares of their variance, and usage and perplexity of each level."""
-    total = float((rows - rows.mean(dim=0)).square().sum())
-    soft, hard, entropy = rows.new_zeros(()), rows.new_zeros(()), 0
-    used = torch.zeros(network.codebooks.shape[:2], device=rows.device)
-    for x in rows.split(CHUNK):
-        steps = network(x)
-        soft += (x - network.soft(steps)).square().sum()
-        hard += (x - network.hard(steps)).square().sum()
-        used.scatter_(1, steps.codes.T, 1)
-        shares = torch.stack([w / w.sum(dim=1, keepdim=True) for w in steps.weights])
-        entropy = entropy + torch.special.entr(shares).sum(dim=(1, 2))
-    return {
-        "soft_error": float(soft) / total,
-        "hard_error": float(hard) / total,
-        "usage": used.mean(dim=1).tolist(),
-        "perplexity": (entropy / len(rows)).exp().tolist(),
-    }
+class LearntQuantizer(Quantizer):
+    """A tokenizer whose network is trained by gradient steps.
 
-
-def warn_collapsed(codes, num_codes: int) -> None:
-    """Warn of every level that gives all items one code."""
-    for level, column in enumerate(codes.T):
-        if num_codes > 1 and len(codes) > 1 and (column == column[0]).all():
-            warnings.warn(
-                f"level {level} collapsed: all {len(codes)} rows have code {column[0]} of "
-                f"{num_codes}. Start from k-means, restart dead codes, or use fewer levels.",
-                CollapseWarning, stacklevel=3,
-            )  # fmt: skip
-
-
-def residual_centroids(X, num_levels, num_codes, seed, spherical=False, max_iter=25):
-    """Cluster X, subtract each row's centroid, cluster again.
-
-    Args:
-        X: `[N, D]`, N >= K. seed: integer.
-        spherical: assign by cosine (spherical k-means); centroids are means of whole rows still.
-
-    Returns:
-        `[L, K, D]` in the dtype of X. Where fewer than K distinct rows are left, some repeat.
+    A subclass checks its settings in `_check()`, makes the network in `_build(X, seed)` (for
+    `Run`: with `loss(rows)` and `report(rows)`), takes what it learnt in `_adopt(network, X)`
+    and codes rows in `_encode(X)`. It has the settings num_levels, num_codes, epochs,
+    batch_size, learning_rate, weight_decay, device, precision and random_state.
     """
-    find = _spherical if spherical else _euclidean
-    codebooks, rest = np.empty((num_levels, num_codes, X.shape[1]), X.dtype), X
-    for level in range(num_levels):
-        start = int(np.random.SeedSequence([seed, level]).generate_state(1)[0])
-        codebooks[level], code = find(rest, num_codes, start, max_iter)
-        rest = rest - codebooks[level][code]
-    return codebooks
+
+    _run = Run
+
+    def fit(self, X, y=None, *, checkpoint=None, deadline=None, progress=None):
+        """Train on the rows of X, `[N, d]`; `y` is ignored.
+
+        Args:
+            checkpoint: file to resume from and write to. deadline, progress: see `training.train`.
+
+        Raises:
+            InputError: a bad setting, fewer rows than codes, non-finite or all-equal rows; or a
+            loss that is not finite: the message names epoch and step, and the estimator keeps the
+            state at the end of the epoch before, if there is one. TrainingPaused,
+            CheckpointError: see `training.train`.
+
+        Warns:
+            CollapseWarning: a level gives every row the same code.
+        """
+        seed = check_seed(self.random_state)
+        X = check_vectors(self, X, reset=True)
+        for name in ("num_levels", "num_codes", "batch_size"):
+            check_whole(name, getattr(self, name))
+        check_clusters(self.num_codes, len(X))
+        self._check()
+        run = self._run(self, X, seed)
+        keywords = dict(checkpoint=checkpoint, deadline=deadline, progress=progress)
+        try:
+            self.history_ = run.train(**keywords)
+        except InputError:
+            if run.good is not None:
+                run.network.load_state_dict(run.good)
+                self._finish(run.network, X)
+            raise
+        return self._finish(run.network, X)
+
+    def _finish(self, network, X):
+        self._adopt(network.eval(), X)
+        self.codes_ = self._encode(X)
+        for level, column in enumerate(self.codes_.T):
+            if self.num_codes > 1 and len(X) > 1 and (column == column[0]).all():
+                warnings.warn(
+                    f"level {level} collapsed: all {len(X)} rows have code {column[0]} of "
+                    f"{self.num_codes}. Start from k-means, restart dead codes, or use fewer "
+                    "levels.", CollapseWarning, stacklevel=3,
+                )  # fmt: skip
+        return self
+
+    def transform(self, X) -> np.ndarray:
+        """The code of each level in turn, as at the end of `fit`, `[N, L]` int64."""
+        self._check_fitted()
+        return self._encode(check_vectors(self, X, reset=False))
 
 
-def _euclidean(X, k, seed, max_iter):
-    flat = flat_kmeans(X, k, max_iter, seed)
-    return flat.cluster_centers_, flat.labels_
+@torch.no_grad()
+def in_chunks(function, rows: np.ndarray, like: Tensor) -> np.ndarray:
+    """What a function makes of rows, on the device of `like`, floats in its precision."""
+    rows = torch.tensor(rows, device=like.device)
+    if rows.is_floating_point():
+        rows = rows.to(like.dtype)
+    return torch.cat([function(part) for part in rows.split(CHUNK)]).cpu().numpy()
 
 
-def _spherical(X, k, seed, max_iter):
-    """Lloyd's steps by cosine from k-means centroids of the directions; an empty one stays."""
-    U = _unit(X)
-    centres, code = _unit(flat_kmeans(U, k, 2, seed).cluster_centers_), None
-    for _ in range(max_iter):
-        before, code = code, (U @ centres.T).argmax(axis=1)
-        if before is not None and (code == before).all():
-            break
-        sums = _sums(U, code, k)
-        centres = np.where(sums.any(axis=1, keepdims=True), _unit(sums), centres)
-    size = np.bincount(code, minlength=k)[:, None]
-    typical = np.linalg.norm(X, axis=1).mean()
-    means = _sums(X, code, k) / np.maximum(size, 1)
-    return np.where(size > 0, means, typical * centres).astype(X.dtype), code
-
-
-def _sums(X, code, k):
-    """Sum of the rows of each code, `[k, D]`."""
-    from scipy import sparse
-
-    rows = np.arange(len(X))
-    return sparse.csr_array((np.ones(len(X), X.dtype), (code, rows)), (k, len(X))) @ X
-
-
-def _unit(X):
-    length = np.linalg.norm(X, axis=1, keepdims=True)
-    return X / np.where(length > 0, length, 1)
+def squared_error(rows: Tensor, targets: Tensor) -> Tensor:
+    """Squared differences, summed over all dimensions but the first, averaged over the first."""
+    return F.mse_loss(rows, targets, reduction="sum") / len(rows)

@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from threadpoolctl import ThreadpoolController
 
 from semid_lib.errors import InputError
-from semid_lib.quantizers.base import NotFittedError, check_seed, check_vectors
+from semid_lib.quantizers.base import NotFittedError, check_seed, check_vectors, check_whole
+from semid_lib.settings import keep_settings
 
 SAMPLE = 768  # rows of a cluster that suffice for the early steps
 
@@ -84,12 +85,7 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         self, n_clusters=8, max_iter=20, random_state=0, init="k-means++", backend="auto",
         device="cpu",
     ):  # fmt: skip
-        self.n_clusters = n_clusters
-        self.max_iter = max_iter
-        self.random_state = random_state
-        self.init = init
-        self.backend = backend
-        self.device = device
+        keep_settings(locals())
 
     @one_blas_thread
     def fit(self, X, y=None):
@@ -138,21 +134,26 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
 
 def check_clusters(n_clusters, n: int) -> int:
     """Return K as an int, or raise InputError unless 1 <= K <= n."""
-    whole = isinstance(n_clusters, (int, np.integer)) and not isinstance(n_clusters, bool)
-    if not whole or n_clusters < 1:
-        raise InputError(f"n_clusters is {n_clusters!r}, but must be an integer, at least 1")
-    if n < n_clusters:
+    k = check_whole("n_clusters", n_clusters)
+    if n < k:
         raise InputError(
-            f"n_samples = {n} is fewer than n_clusters = {n_clusters}: every cluster needs a row. "
+            f"n_samples = {n} is fewer than n_clusters = {k}: every cluster needs a row. "
             "Ask for fewer clusters, or was the catalogue filtered too hard?"
         )
-    return int(n_clusters)
+    return k
 
 
-def nearest(X, centres, prices) -> np.ndarray:
+def nearest(X, centres, prices=0.0, threads=1) -> np.ndarray:
     """Index of the least ||x - centre||^2 - price for each row, `[N]` int64."""
-    cost = (centres * centres).sum(axis=1) - 2 * (X @ centres.T)
-    return (cost - prices).argmin(axis=1)
+    offset = (centres * centres).sum(axis=1) - prices
+    factor = np.ascontiguousarray(-2 * centres.T)
+    label = np.empty(len(X), np.int64)
+
+    def label_some(first):
+        label[first : first + 1024] = (X[first : first + 1024] @ factor + offset).argmin(axis=1)
+
+    in_threads(label_some, range(0, len(X), 1024), threads)
+    return label
 
 
 def num_threads(n_jobs=None) -> int:
@@ -182,8 +183,7 @@ def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threa
 
     Returns: labels `[n]` int64, their means `[k, d]`, prices `[k]` (as `prices_`), steps made.
     """
-    if not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
-        raise InputError(f"max_iter is {max_iter!r}, but must be an integer >= 1")
+    check_whole("max_iter", max_iter)
     if backend not in ("auto", "numba", "torch"):
         raise InputError(f"backend is {backend!r}, but must be 'auto', 'numba' or 'torch'")
     if backend == "numba" and device != "cpu":

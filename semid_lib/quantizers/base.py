@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
     float32 stays float32, everything else becomes float64 (`reset=False`: the fitted dtype).
 
     Raises:
-        InputError: a row that holds NaN or infinity, or (`reset=True`) rows that are all equal.
+        InputError: a row that holds NaN or infinity, or numbers whose squares overflow; or
+            (`reset=True`) rows that are all equal.
         ValueError: X is not a numeric matrix of the fitted width (scikit-learn's own message).
     """
     dtype = (np.float32, np.float64) if reset else estimator._dtype
@@ -34,6 +36,12 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
         raise errors.InputError(
             f"row {np.argmin(good)} of X (of {len(X)}) holds NaN or inf; vectors must be finite. "
             "Did the encoder's training diverge, or is a feature missing?"
+        )
+    largest, bound = np.abs(X).max(axis=1), np.sqrt(np.finfo(X.dtype).max / X.size) / 2
+    if largest.max() > bound:
+        raise errors.InputError(
+            f"row {largest.argmax()} of X holds a value of size {largest.max():.3g}, but squares "
+            f"of {X.dtype} add up without overflow to {bound:.3g} only; scale the vectors down"
         )
     if reset:
         estimator._dtype = X.dtype
@@ -53,6 +61,31 @@ def check_seed(random_state) -> int:
         f"random_state is {random_state!r}, but must be an integer >= 0, "
         "so that the same seed gives the same codes"
     )
+
+
+def check_whole(name: str, value, least: int = 1) -> int:
+    """Return the setting `name` as an int, or raise InputError unless it is one, >= `least`."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise errors.InputError(f"{name} is {value!r}, but must be an integer >= {least}")
+    return int(value)
+
+
+def check_codes(codes, sizes) -> np.ndarray:
+    """Return codes `[N, l]`, 1 <= l <= L, as int64, or raise CodesError naming the bad one."""
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or not 1 <= codes.shape[1] <= len(sizes):
+        raise errors.CodesError(f"codes have shape {codes.shape}, but must be [N, 1..{len(sizes)}]")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise errors.CodesError(f"codes are {codes.dtype}, but must be integers")
+    wrong = (codes < 0) | (codes >= np.array(sizes[: codes.shape[1]]))
+    if wrong.any():
+        row, level = np.argwhere(wrong)[0]
+        raise errors.CodesError(
+            f"code {codes[row, level]} of row {row}, level {level}, is outside "
+            f"0..{sizes[level] - 1}. Do the codes come from another tokenizer?"
+        )
+    return codes.astype(np.int64)
 
 
 def row_digests(X: np.ndarray) -> np.ndarray:
@@ -79,6 +112,22 @@ class Quantizer(TransformerMixin, BaseEstimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "codes_"):
             raise NotFittedError(f"{type(self).__name__} is not fitted: call fit(X) first")
+
+    def _recall(self, X) -> tuple[np.ndarray, list[int]]:
+        """Codes `[N, L]` of rows that were fitted, bit for bit, and the other rows, which are new.
+
+        Equal rows get theirs in the order of fit; one met more often than fitted counts as new.
+        """
+        codes, new = np.empty((len(X), len(self.level_sizes_)), np.int64), []
+        rows_of = defaultdict(list)  # fitted rows by fingerprint
+        for row, key in enumerate(map(tuple, self._digests.tolist())):
+            rows_of[key].append(row)
+        for row, key in enumerate(map(tuple, row_digests(X).tolist())):
+            if rows_of.get(key):
+                codes[row] = self.codes_[rows_of[key].pop(0)]
+            else:
+                new.append(row)
+        return codes, new
 
     def save(self, path: str | Path) -> Path:
         """Write settings and learnt arrays into one safetensors file, atomically."""

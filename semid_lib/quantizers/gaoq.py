@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from semid_lib.errors import InputError
 from semid_lib.quantizers.balanced_kmeans import in_threads
-from semid_lib.quantizers.kmeans import HierarchicalKMeans, groups
+from semid_lib.quantizers.hierarchical import HierarchicalKMeans, groups
 
 
 class GAOQ(HierarchicalKMeans):

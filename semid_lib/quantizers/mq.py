@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.quantizers._codebooks import CodebookNetwork, LearntQuantizer
-from semid_lib.quantizers.rqvae import squared_error
+from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer
+from semid_lib.quantizers._learnt import squared_error
+from semid_lib.settings import keep_settings
 
 
 class MaskedEncoders(CodebookNetwork):
@@ -74,7 +75,7 @@ def normalized_mlp(widths, dropout) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-class MQ(LearntQuantizer):
+class MQ(CodebookQuantizer):
     """Code items by L masked encoders side by side (MQ, the "masked vector quantizer" of TokenRec).
 
     The input's dimensions are cut into L equal patches (the last takes what is over). In training
@@ -123,12 +124,7 @@ class MQ(LearntQuantizer):
         batch_size=512, learning_rate=1e-3, weight_decay=0.01, device="auto",
         precision="float32", random_state=0,
     ):  # fmt: skip
-        self.num_levels, self.num_codes, self.hidden = num_levels, num_codes, hidden
-        self.latent, self.dropout, self.mask_ratio = latent, dropout, mask_ratio
-        self.commitment, self.faithful_code, self.init = commitment, faithful_code, init
-        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.weight_decay, self.device, self.precision = weight_decay, device, precision
-        self.random_state = random_state
+        keep_settings(locals())
 
     @property
     def _held_out(self) -> float:
@@ -141,7 +137,7 @@ class MQ(LearntQuantizer):
         few = max(self.batch_size, self.num_codes)
         return few if self.faithful_code else super()._start_rows()
 
-    def _check(self):
+    def _check_own(self):
         if len(self.dropout) != len(self.hidden) or not self.hidden:
             raise InputError(
                 f"dropout {self.dropout!r} and hidden {self.hidden!r} must be equally long, >= 1"
@@ -155,6 +151,11 @@ class MQ(LearntQuantizer):
                 f"n_features = {self.n_features_in_} cannot be cut into num_levels = "
                 f"{self.num_levels} patches: each encoder needs an input of its own to mask"
             )
+
+    def _build(self, X, seed):
+        if len(X) < 2:
+            raise InputError("n_samples = 1, but batch normalisation needs 2 rows at least")
+        return super()._build(X, seed)
 
     def _network(self, width: int) -> MaskedEncoders:
         return MaskedEncoders(

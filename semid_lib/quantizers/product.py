@@ -7,8 +7,14 @@ from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import InputError, MissingPackageError
 from semid_lib.quantizers.balanced_kmeans import check_clusters
-from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
-from semid_lib.quantizers.kmeans import check_codes
+from semid_lib.quantizers.base import (
+    Quantizer,
+    check_codes,
+    check_seed,
+    check_vectors,
+    check_whole,
+)
+from semid_lib.settings import keep_settings
 
 LAST_STEPS = 25  # Lloyd steps of the codebooks, faiss's own default
 
@@ -46,10 +52,7 @@ class PQ(Quantizer):
     """
 
     def __init__(self, num_blocks=4, num_codes=256, max_iter=LAST_STEPS, random_state=0):
-        self.num_blocks = num_blocks
-        self.num_codes = num_codes
-        self.max_iter = max_iter
-        self.random_state = random_state
+        keep_settings(locals())
 
     def fit(self, X, y=None):
         """Learn the codebooks from X, `[N, D]`; `y` is ignored."""
@@ -76,7 +79,7 @@ class PQ(Quantizer):
     def _check_settings(self, n, width) -> tuple[int, int]:
         """Return m and K, or raise InputError."""
         for name, least in (("num_blocks", 1), ("num_codes", 2), ("max_iter", 1)):
-            check_whole(self, name, least)
+            check_whole(name, getattr(self, name), least)
         m, k = int(self.num_blocks), int(self.num_codes)
         if width % m:
             fits = [d for d in range(1, width + 1) if width % d == 0]
@@ -180,17 +183,12 @@ class OPQ(PQ):
         self, num_blocks=4, num_codes=256, num_rounds=50, steps=4, max_iter=LAST_STEPS, init="pca",
         random_state=0,
     ):  # fmt: skip
-        self.num_blocks = num_blocks
-        self.num_codes = num_codes
-        self.num_rounds = num_rounds
-        self.steps = steps
-        self.max_iter = max_iter
-        self.init = init
-        self.random_state = random_state
+        super().__init__(num_blocks, num_codes, max_iter, random_state)
+        self.num_rounds, self.steps, self.init = num_rounds, steps, init
 
     def _check_settings(self, n, width):
         for name in ("num_rounds", "steps"):
-            check_whole(self, name, 1)
+            check_whole(name, getattr(self, name))
         if self.init not in ("pca", "random"):
             raise InputError(f"init is {self.init!r}, but must be 'pca' or 'random'")
         return super()._check_settings(n, width)
@@ -237,14 +235,6 @@ def balanced_axes(Z, m) -> np.ndarray:
         blocks[at].append(axis)
         product[at] += np.log(variance[axis] / variance[0])
     return axes[:, np.concatenate(blocks)]
-
-
-def check_whole(estimator, name, least) -> None:
-    """Raise InputError unless the setting `name` is an integer, at least `least`."""
-    value = getattr(estimator, name)
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise InputError(f"{name} is {value!r}, but must be an integer >= {least}")
 
 
 def _unit_scale(Z) -> tuple[np.ndarray, float]:

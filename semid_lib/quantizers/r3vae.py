@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.layers import check_choices
-from semid_lib.quantizers._codebooks import check_whole
-from semid_lib.quantizers._learnt import CHUNK, residual_centroids, train_network, warn_collapsed
-from semid_lib.quantizers.balanced_kmeans import check_clusters
-from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
-from semid_lib.quantizers.kmeans import check_codes
+from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, in_chunks, squared_error
+from semid_lib.quantizers.base import check_codes, check_vectors, check_whole
+from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.runtime import resolve_device
+from semid_lib.settings import check_settings, keep_settings
 
 PRESETS = {
     "working": {"top_k": 8, "renormalise": True, "temperature": 0.05},
@@ -35,7 +33,7 @@ class Steps(NamedTuple):
     codes: Tensor  # [B, L] c
 
 
-class R3VAE(Quantizer):
+class R3VAE(LearntQuantizer):
     """Remove a learnt direction, then code what is left, level by level, by weighted codewords.
 
     With r the reference vector and c^l_k the codewords of level l (R3-VAE Eq. 1 to 7):
@@ -96,13 +94,7 @@ class R3VAE(Quantizer):
         sc_vectors="residual", init="kmeans", epochs=200, batch_size=1024, learning_rate=5e-4,
         weight_decay=1e-5, device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
-        self.num_levels, self.num_codes = num_levels, num_codes
-        self.top_k, self.renormalise, self.temperature = top_k, renormalise, temperature
-        self.reference, self.rating, self.commitment = reference, rating, commitment
-        self.sc_weight, self.pd_weight, self.sc_vectors = sc_weight, pd_weight, sc_vectors
-        self.init, self.epochs, self.batch_size = init, epochs, batch_size
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.device, self.precision, self.random_state = device, precision, random_state
+        keep_settings(locals())
 
     @classmethod
     def preset(cls, name: str, **params) -> R3VAE:
@@ -111,32 +103,10 @@ class R3VAE(Quantizer):
             raise InputError(f"preset {name!r} is not one of {tuple(PRESETS)}")
         return cls(**{**PRESETS[name], **params})
 
-    def fit(self, X, y=None, *, checkpoint=None, deadline=None, progress=None) -> R3VAE:
-        """Learn from X, `[N, D]`; `y` is ignored. Keywords: see `training.train`."""
-        seed = check_seed(self.random_state)
-        X = check_vectors(self, X, reset=True)
-        check_clusters(self.num_codes, len(X))
-        self._check()
-        network = _Network(self, *self._start(X, seed))
-        keywords = dict(checkpoint=checkpoint, deadline=deadline, progress=progress)
-        history, error = train_network(self, network, X, **keywords)
-        self.reference_ = network.reference.detach().cpu().numpy()
-        self.codebooks_ = list(network.codebooks.detach().cpu().numpy())
-        self.level_sizes_ = (int(self.num_codes),) * int(self.num_levels)
-        mean = X.mean(axis=0, dtype=np.float64)[None]
-        self.projection_ = self._in_chunks(mean, lambda _, steps: steps.projection)[0]
-        self.codes_ = self._in_chunks(X, lambda _, steps: steps.codes)
-        if error is not None:
-            raise error
-        self.history_ = history
-        warn_collapsed(self.codes_, self.num_codes)
-        return self
-
     def _check(self):
-        check_choices(
+        check_settings(
             self, sc_vectors=("residual", "quantized"), init=("kmeans", "spherical", "normal")
         )
-        check_whole("num_levels", self.num_levels)
         check_whole("top_k", 1 if self.top_k is None else self.top_k)
         for name in ("temperature", "sc_weight", "pd_weight", "commitment"):
             least = np.nextafter(0, 1) if name == "temperature" else 0
@@ -144,8 +114,8 @@ class R3VAE(Quantizer):
                 bound = "above 0" if least else "at least 0"
                 raise InputError(f"{name} is {getattr(self, name)!r}, but must be {bound}, finite")
 
-    def _start(self, X, seed) -> tuple[np.ndarray, np.ndarray]:
-        """r `[D]` and codebooks `[L, K, D]` before training."""
+    def _build(self, X, seed) -> _Network:
+        """The network before training."""
         scale = np.sqrt(np.vdot(X, X) / len(X))
         r, rest = np.zeros(X.shape[1], X.dtype), X
         if self.reference:
@@ -162,20 +132,31 @@ class R3VAE(Quantizer):
         shape = (self.num_levels, self.num_codes)
         if self.init == "normal":
             rng = np.random.default_rng(seed)
-            return r, rng.normal(0, rest.std(), (*shape, X.shape[1])).astype(X.dtype)
-        return r, residual_centroids(rest, *shape, seed, spherical=self.init == "spherical")
+            books = rng.normal(0, rest.std(), (*shape, X.shape[1])).astype(X.dtype)
+            return _Network(self, r, books)
+        books = []
+        for level in range(self.num_levels):
+            rng = np.random.default_rng([seed, level])
+            centres, codes, _ = kmeans(rest, self.num_codes, 25, rng, self.init == "spherical")
+            books.append(centres)
+            rest = rest - centres[codes]
+        return _Network(self, r, np.stack(books))
 
-    def transform(self, X) -> np.ndarray:
-        """Code of the highest rating at each level, `[N, L]` int64."""
-        self._check_fitted()
-        X = check_vectors(self, X, reset=False)
-        return self._in_chunks(X, lambda _, steps: steps.codes)
+    def _adopt(self, network, X):
+        self.reference_ = network.reference.detach().cpu().numpy()
+        self.codebooks_ = list(network.codebooks.detach().cpu().numpy())
+        self.level_sizes_ = (int(self.num_codes),) * int(self.num_levels)
+        mean = X.mean(axis=0, dtype=np.float64)[None]
+        self.projection_ = self._read(mean, lambda _, steps: steps.projection)[0]
+
+    def _encode(self, X) -> np.ndarray:
+        return self._read(X, lambda _, steps: steps.codes)
 
     def reconstruct(self, X, soft: bool = True) -> np.ndarray:
         """x_hat `[N, D]`: each row's own alpha r plus weighted codewords, or the codes' own."""
         self._check_fitted()
         X = check_vectors(self, X, reset=False)
-        return self._in_chunks(X, _Network.soft if soft else _Network.hard)
+        return self._read(X, _Network.soft if soft else _Network.hard)
 
     def inverse_transform(self, codes) -> np.ndarray:
         """Mean projection plus the codewords that codes or prefixes `[N, l]` name, `[N, D]`."""
@@ -184,13 +165,11 @@ class R3VAE(Quantizer):
         chosen = (book[column] for book, column in zip(self.codebooks_, codes.T))
         return self.projection_ + sum(chosen)
 
-    @torch.no_grad()
-    def _in_chunks(self, X, read) -> np.ndarray:  # read(network, steps) of all rows
-        device = resolve_device(self.device)
-        network = _Network(self, self.reference_, np.stack(self.codebooks_)).to(device)
-        rows = torch.tensor(X, dtype=network.codebooks.dtype)
-        parts = [read(network, network(part.to(device))) for part in rows.split(CHUNK)]
-        return torch.cat(parts).cpu().numpy()
+    def _read(self, X, read) -> np.ndarray:
+        """`read(network, steps)` of all rows."""
+        network = _Network(self, self.reference_, np.stack(self.codebooks_))
+        network.to(resolve_device(self.device))
+        return in_chunks(lambda x: read(network, network(x)), X, network.codebooks)
 
     def _state(self):
         arrays = {"reference": self.reference_, "projection": self.projection_}
@@ -199,11 +178,6 @@ class R3VAE(Quantizer):
     def _restore(self, arrays):
         self.reference_, self.projection_ = arrays["reference"], arrays["projection"]
         self.codebooks_ = list(arrays["codebooks"])
-
-
-def squared(rows: Tensor) -> Tensor:
-    """Mean squared length of the rows."""
-    return rows.square().sum(dim=1).mean()
 
 
 class _Network(nn.Module):
@@ -264,12 +238,12 @@ class _Network(nn.Module):
     def loss(self, x: Tensor) -> Tensor:
         """Eq. 13, mean over the batch."""
         settings, steps = self.settings, self(x)
-        loss = squared(x - self.soft(steps))  # Eq. 11
+        loss = squared_error(x, self.soft(steps))  # Eq. 11
         if not settings.rating:  # straight through: x_hat = x + sg(...) moves nothing
             loss = loss.detach()
             for e, c in zip(steps.residuals, steps.parts):
-                commitment = settings.commitment * squared(e - c.detach())
-                loss = loss + squared(e.detach() - c) + commitment
+                commitment = settings.commitment * squared_error(e, c.detach())
+                loss = loss + squared_error(c, e.detach()) + commitment
         if settings.sc_weight:
             loss = loss - settings.sc_weight * self.cohesion(steps)
         if settings.pd_weight and settings.num_codes > 1:
@@ -298,3 +272,22 @@ class _Network(nn.Module):
         kernel = torch.exp(2 * (u @ u.transpose(1, 2) - 1))
         pairs = kernel.sum(dim=(1, 2)) - kernel.diagonal(dim1=1, dim2=2).sum(dim=1)
         return (pairs / (kernel.shape[1] * (kernel.shape[1] - 1))).log().mean()
+
+    def report(self, rows: Tensor) -> dict:
+        """Errors of all rows as shares of their variance; usage and perplexity of each level."""
+        total = float((rows - rows.mean(dim=0)).square().sum())
+        soft, hard, entropy = rows.new_zeros(()), rows.new_zeros(()), 0
+        used = torch.zeros(self.codebooks.shape[:2], device=rows.device)
+        for x in rows.split(CHUNK):
+            steps = self(x)
+            soft += (x - self.soft(steps)).square().sum()
+            hard += (x - self.hard(steps)).square().sum()
+            used.scatter_(1, steps.codes.T, 1)
+            shares = torch.stack([w / w.sum(dim=1, keepdim=True) for w in steps.weights])
+            entropy = entropy + torch.special.entr(shares).sum(dim=(1, 2))
+        return {
+            "soft_error": float(soft) / total,
+            "hard_error": float(hard) / total,
+            "usage": used.mean(dim=1).tolist(),
+            "perplexity": (entropy / len(rows)).exp().tolist(),
+        }

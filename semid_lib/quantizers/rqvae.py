@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semid_lib.errors import InputError
-from semid_lib.layers import check_choices
-from semid_lib.quantizers._codebooks import CodebookNetwork, LearntQuantizer, mlp
+from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer, mlp
+from semid_lib.quantizers._learnt import squared_error
+from semid_lib.settings import check_settings, keep_settings
 
 
 class ResidualAutoencoder(CodebookNetwork):
@@ -44,11 +45,6 @@ class ResidualAutoencoder(CodebookNetwork):
         return reconstruction + value, reconstruction.detach(), commitment.detach(), codes
 
 
-def squared_error(rows: Tensor, targets: Tensor) -> Tensor:
-    """Squared differences, summed over all dimensions but the first, averaged over the first."""
-    return F.mse_loss(rows, targets, reduction="sum") / len(rows)
-
-
 def rotated(z: Tensor, target: Tensor) -> Tensor:
     """`target` `[B, D]`, with the gradient to z of the rotation and scaling that take z there.
 
@@ -63,7 +59,7 @@ def rotated(z: Tensor, target: Tensor) -> Tensor:
     return scale * (z - 2 * along[0] * w + 2 * along[1] * v)
 
 
-class RQVAE(LearntQuantizer):
+class RQVAE(CodebookQuantizer):
     """Code items by residual quantisation of an autoencoder's latents (RQ-VAE, as in TIGER).
 
     z = enc(x), r_1 = z; level l takes the nearest of its K words and passes on the remainder:
@@ -117,16 +113,10 @@ class RQVAE(LearntQuantizer):
         sinkhorn=False, sinkhorn_epsilon=0.003, init="kmeans", epochs=None, batch_size=1024,
         learning_rate=1e-3, weight_decay=1e-4, device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
-        self.num_levels, self.num_codes, self.hidden = num_levels, num_codes, hidden
-        self.latent, self.commitment, self.gradient = latent, commitment, gradient
-        self.update, self.ema_decay, self.restart = update, ema_decay, restart
-        self.sinkhorn, self.sinkhorn_epsilon, self.init = sinkhorn, sinkhorn_epsilon, init
-        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.weight_decay, self.device, self.precision = weight_decay, device, precision
-        self.random_state = random_state
+        keep_settings(locals())
 
-    def _check(self):
-        check_choices(self, gradient=("straight_through", "rotation"), update=("gradient", "ema"))
+    def _check_own(self):
+        check_settings(self, gradient=("straight_through", "rotation"), update=("gradient", "ema"))
         if not 0 < self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay!r}, but must lie between 0 and 1")
         if not self.sinkhorn_epsilon >= 0.002:

@@ -1,30 +1,10 @@
 """Recommenders: histories (and semantic IDs) in, ranked items out."""
 
-from importlib import import_module
+from semid_lib._lazy import lazy
 
-_PLACES = {
-    "Recommender": "base",
-    "Popularity": "floors",
-    "MarkovChain": "floors",
-    "ItemKNN": "floors",
-    "BERT4Rec": "bert4rec",
-    "DIN": "din",
-    "RPG": "rpg",
+_HOMES = {
+    "Recommender": "base", "Popularity": "floors", "MarkovChain": "floors", "ItemKNN": "floors",
+    "BERT4Rec": "bert4rec", "DIN": "din", "SASRec": "sasrec", "T5Recommender": "t5", "RPG": "rpg",
     "ACERec": "acerec",
-    "SASRec": "sasrec",
-    "T5Recommender": "t5",
-}
-
-__all__ = list(_PLACES)
-
-
-def __getattr__(name):
-    if name in _PLACES:
-        value = getattr(import_module(f"semid_lib.recommenders.{_PLACES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'semid_lib.recommenders' has no attribute {name!r}")
-
-
-def __dir__():
-    return __all__
+}  # fmt: skip
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

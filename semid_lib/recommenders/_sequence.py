@@ -162,11 +162,6 @@ class SequenceRecommender(Recommender):
         values = self.network_.table.values()[self.fields_.index(name)]
         return values.detach().float().cpu().numpy()
 
-    def num_parameters(self, embeddings: bool = True) -> int:
-        """Count the learnt numbers, with or without the fields' tables."""
-        self.num_items_fitted  # noqa: B018 - raises when not fitted
-        return self.network_.num_parameters(embeddings)
-
     def _state(self):
         table, sizes = self.network_.table, torch.tensor(self.network_.table.sizes)
         return {**self.network_.state_dict(), "codes": table.codes, "sizes": sizes}

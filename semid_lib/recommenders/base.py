@@ -23,7 +23,7 @@ class Recommender(BaseEstimator):
     * `_generate(histories, k, exclude_history) -> (items [B, k], scores [B, k])`, if it writes
       items one by one (`PADDING` where it finds fewer than k);
 
-    and, if it learns something, `_state() -> {name: tensor}` and `_restore(tensors)`.
+    and `_state() -> {name: tensor}` and `_restore(tensors)` for saving.
     Inside, items are always 0..N-1 and a history is an int64 array, newest last.
     """
 
@@ -37,13 +37,9 @@ class Recommender(BaseEstimator):
         self._index = None
 
     def recommend(
-        self,
-        histories: Sequence[Sequence],
-        k: int = 10,
-        *,
-        exclude_history: bool = False,
+        self, histories: Sequence[Sequence], k: int = 10, *, exclude_history: bool = False,
         return_scores: bool = False,
-    ):
+    ):  # fmt: skip
         """Rank the catalogue for each history and return the best k items.
 
         Args:
@@ -94,11 +90,8 @@ class Recommender(BaseEstimator):
         raise TypeError(f"{type(self).__name__} generates items and does not score all of them")
 
     def _generate(self, histories, k, exclude_history):
-        return self._top(self._scores(histories), histories, k, exclude_history)
-
-    def _top(self, scores, histories, k, exclude_history):
         """The best k of full scores; ties fall in a fixed pseudo-random order."""
-        scores = np.array(scores, dtype=np.float64)
+        scores = np.array(self._scores(histories), dtype=np.float64)
         if exclude_history:
             for row, history in enumerate(histories):
                 scores[row, history] = -np.inf
@@ -124,9 +117,8 @@ class Recommender(BaseEstimator):
     def _indices_of(self, history, row) -> np.ndarray:
         if self._index is not None:
             try:
-                return np.array(
-                    [self._index[i] for i in np.asarray(history).tolist()], dtype=np.int64
-                )
+                indices = [self._index[item] for item in np.asarray(history).tolist()]
+                return np.array(indices, dtype=np.int64)
             except KeyError as error:
                 raise UnknownItemError(
                     f"item {error.args[0]!r} of history {row} is not in the catalogue of "
@@ -147,22 +139,14 @@ class Recommender(BaseEstimator):
             )
         return indices
 
-    def _state(self) -> dict:
-        raise TypeError(f"{type(self).__name__} has nothing to save")
-
-    def _restore(self, tensors: dict) -> None:
-        raise TypeError(f"{type(self).__name__} has nothing to load")
-
     def save(self, path: str | Path) -> Path:
         """Write settings and learnt tensors into one safetensors file, atomically."""
         self.num_items_fitted  # noqa: B018 - raises when not fitted
         meta = {
-            "kind": type(self).__name__,
-            "params": self.get_params(),
-            "num_items": self.num_items_,
+            "kind": type(self).__name__, "params": self.get_params(), "num_items": self.num_items_,
             "item_ids": None if self.item_ids_ is None else self.item_ids_.tolist(),
             "fields": getattr(self, "fields_", None),
-        }
+        }  # fmt: skip
         if hasattr(self, "history_"):
             meta["history"] = {**vars(self.history_), "snapshots": {}}
         return save_tensors(path, self._state(), meta)

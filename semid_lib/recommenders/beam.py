@@ -14,14 +14,9 @@ NORMALIZE = ("level", "vocabulary")
 
 @torch.no_grad()
 def beam_search(
-    model: T5,
-    memory: Tensor,
-    padding: Tensor | None,
-    trie: Trie,
-    beams: int,
-    *,
+    model: T5, memory: Tensor, padding: Tensor | None, trie: Trie, beams: int, *,
     normalize: str = "level",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Find the `beams` most probable IDs of the catalogue for each user (SPEC 14).
 
     The score of an ID (c_0..c_{L-1}) is sum_l log p(c_l | history, c_0..c_{l-1}). At every level

@@ -56,7 +56,7 @@ class DIN(Recommender):
     def __init__(
         self, dim=16, attention=36, hidden=(200, 80), code_form="sum", user_ids=True,
         learning_rate=1e-3, weight_decay=1e-5, batch_size=2048, epochs=10, patience=1,
-        device="auto", precision="float32", random_state=0,
+        schedule="constant", device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
 
@@ -101,8 +101,8 @@ class DIN(Recommender):
             validate = None
         self.history_ = train(
             self.network_, loss, len(rows), epochs=self.epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, schedule="constant",
-            lengths=(clicks.end - clicks.start)[clicks.rows("train")], monitor="uauc",
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay, monitor="uauc",
+            lengths=(clicks.end - clicks.start)[clicks.rows("train")], schedule=self.schedule,
             validate=validate, patience=self.patience if validate else None, device=device,
             precision=resolve_precision(self.precision, device), seed=self.random_state,
             checkpoint=checkpoint, deadline=deadline, progress=progress, label="DIN",

@@ -96,9 +96,8 @@ class T5Recommender(Recommender):
             torch.manual_seed(self.random_state)
             self._build(sids, device)
         items = torch.as_tensor(split.items, device=device)
-        start, target = (
-            torch.as_tensor(rows, device=device) for rows in split.windows(self.max_history)
-        )
+        windows = split.windows(self.max_history)
+        start, target = (torch.as_tensor(rows, device=device) for rows in windows)
         steps = torch.arange(self.max_history, device=device)
 
         def loss(samples):
@@ -124,11 +123,6 @@ class T5Recommender(Recommender):
             label="T5", identity=identity,
         )  # fmt: skip
         return self
-
-    def num_parameters(self, embedding: bool = False) -> int:
-        """Count the fitted network's parameters, without token embeddings unless asked (Fig. 4)."""
-        self.num_items_fitted  # noqa: B018 - raises when not fitted
-        return self.network_.num_parameters(embedding)
 
     def _check(self, split, sids):
         if sids is None:
@@ -182,9 +176,9 @@ class T5Recommender(Recommender):
         def validate():
             items, scores = self._generate(histories, longest, False)
             ranks = ranks_from_lists(items, targets, scores)
-            return {name: float(getattr(ranks, name)(10).mean()) for name in ("ndcg", "recall")}
+            return {f"{m}@10": float(getattr(ranks, m)(10).mean()) for m in ("ndcg", "recall")}
 
-        return lambda: {f"{name}@10": value for name, value in validate().items()}
+        return validate
 
     @torch.no_grad()
     def _generate(self, histories, k, exclude_history):

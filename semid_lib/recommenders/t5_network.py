@@ -36,16 +36,9 @@ class T5(nn.Module):
     """
 
     def __init__(
-        self,
-        level_sizes: Sequence[int],
-        *,
-        dim: int = 128,
-        num_layers: int = 4,
-        num_heads: int = 4,
-        head_dim: int = 32,
-        ffn_dim: int = 512,
-        dropout: float = 0.1,
-    ):
+        self, level_sizes: Sequence[int], *, dim: int = 128, num_layers: int = 4,
+        num_heads: int = 4, head_dim: int = 32, ffn_dim: int = 512, dropout: float = 0.1,
+    ):  # fmt: skip
         super().__init__()
         if min(dim, num_layers, num_heads, head_dim, ffn_dim) < 1 or not 0 <= dropout < 1:
             raise InputError(

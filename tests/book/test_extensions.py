@@ -133,3 +133,14 @@ def test_the_status_page_links_only_pages_that_exist(monkeypatch):
     monkeypatch.setattr(semid_pages.results, "status", lambda: table)
     assert "{doc}`12 </notebooks/12_resid>`" in semid_pages.status_text({"notebooks/12_resid"})
     assert "{doc}" not in semid_pages.status_text(set())
+
+
+def test_the_claims_page_has_a_row_for_each_claim_and_counts_them():
+    text, claims = semid_pages.claims_text(set()), semid_pages.results.claims()
+    rows = re.findall(r"^\* - \*\*(.+?)\*\*", text, re.MULTILINE)
+    assert rows == claims["id"].tolist()
+    counts = re.findall(r"(?<=\| )\d+(?= \|)", text.split("##")[0])
+    assert sum(map(int, counts)) == len(claims)
+    assert semid_pages.evidence("fig-gaoq-eight") == "{numref}`fig-gaoq-eight`"
+    assert semid_pages.evidence("ch-gaoq: A title") == "{ref}`ch-gaoq`, “A title”"
+    assert semid_pages.evidence("q2--default--toys--paper--s0") == "`q2--default--toys--paper--s0`"

@@ -30,7 +30,7 @@ def test_uniform_copies_are_the_pinned_datasets(shared_data, name, monkeypatch):
     assert (data.num_users, data.num_items, data.num_interactions) == (
         info.users, info.items, info.interactions,
     )  # fmt: skip
-    assert tuple(data.fields) == info.fields and data.name == name
+    assert list(data.fields) == info.fields and data.name == name
     assert data.ordered == (name != "baby")
     lengths = np.diff(data.indptr)
     assert lengths.min() >= 5 and np.bincount(data.item).min() >= 5
@@ -50,8 +50,9 @@ def test_s3rec_download_gives_the_sequences_of_the_uniform_form(
 ):
     """The very bytes that a connected reader fetches, from a server that hangs up once."""
     monkeypatch.setattr(sources, "GITHUB", server.url)
+    address = sources.SOURCES[name].address
     for packed in (shared_data / "raw" / "s3rec").glob(f"{S3REC[name]}*.gz"):
-        server.files[f"/{sources.S3REC}/{packed.stem}"] = gzip.decompress(packed.read_bytes())
+        server.files[f"/{address}/{packed.stem}"] = gzip.decompress(packed.read_bytes())
     server.faults = [("cut", 65_536)]
     data = load_dataset(name)
     assert server.requests[1][1] == "bytes=65536-"
@@ -75,8 +76,8 @@ def lines_of(data):
 def test_line_sources_are_rebuilt(name, shared_data, server, nowhere, monkeypatch):
     monkeypatch.setattr(sources, "GITHUB", server.url)
     uniform = sources.read_folder(shared_data / name, [])
-    address = sources.SOURCES[name].remote[0][0]
-    server.files[f"/{address}"] = lines_of(uniform).encode()
+    address = sources.SOURCES[name].address
+    server.files[f"/{address}/{LINES[name]}"] = lines_of(uniform).encode()
     data = load_dataset(name)
     assert data.sequences_sha256 == uniform.sequences_sha256 and data.ordered == uniform.ordered
 
@@ -86,7 +87,8 @@ def test_a_line_source_that_changed_is_refused(shared_data, server, nowhere, mon
     text = lines_of(sources.read_folder(shared_data / "office", []))
     first, rest = text.split("\n", 1)
     swapped = " ".join([*first.split()[:-2], *first.split()[:-3:-1]])
-    server.files[f"/{sources.SOURCES['office'].remote[0][0]}"] = f"{swapped}\n{rest}".encode()
+    address = f"/{sources.SOURCES['office'].address}/{LINES['office']}"
+    server.files[address] = f"{swapped}\n{rest}".encode()
     with pytest.raises(
         ChecksumError, match="does not hold 'office': 4905 users.*Remove that folder"
     ):
@@ -104,7 +106,8 @@ def test_instruments_are_rebuilt_from_the_zipped_reviews(shared_data, server, no
     path = nowhere.parent / "made.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("Musical_Instruments_5.json", "\n".join(map(json.dumps, records)))
-    server.files[f"/{sources.COLDSTART}/Musical_Instruments.zip"] = path.read_bytes()
+    address = sources.SOURCES["instruments"].address
+    server.files[f"/{address}/Musical_Instruments.zip"] = path.read_bytes()
     data = load_dataset("instruments")
     assert data.sequences_sha256 == uniform.sequences_sha256
     assert data.items["asin"].tolist() == uniform.items["asin"].tolist()
@@ -115,13 +118,14 @@ def test_what_cannot_be_had_says_which_file_from_where_to_where(server, nowhere,
     monkeypatch.setattr(sources, "GITHUB", server.url)
     with pytest.raises(DownloadError) as caught:
         load_dataset("office")
-    for part in ("Office_Products.txt", sources.MFC_GODE, server.url, str(nowhere / "office")):
+    address = f"{server.url}/{sources.SOURCES['office'].address}"
+    for part in ("Office_Products.txt", address, str(nowhere / "office")):
         assert part in str(caught.value)
 
 
 def test_wrong_bytes_are_refused_by_the_pinned_checksum(server, nowhere, monkeypatch):
     monkeypatch.setattr(sources, "GITHUB", server.url)
-    server.files[f"/{sources.S3REC}/Beauty.txt"] = b"1 1 2\n"
+    server.files[f"/{sources.SOURCES['beauty'].address}/Beauty.txt"] = b"1 1 2\n"
     with pytest.raises(ChecksumError, match="Beauty.txt gave 6 bytes"):
         load_dataset("beauty")
 
@@ -159,7 +163,7 @@ def test_the_list_is_complete():
     names = [info.name for info in list_datasets()]
     assert set(names) == {*SHARED, "ml-100k", "ml-1m"} and len(names) == 10
     for info in list_datasets():
-        assert info.terms and info.how and info.source and info.order and info.title
+        assert info.order and info.title and info.address and info.files
 
 
 def test_ml100k_is_whole(ml100k):
@@ -175,7 +179,7 @@ def test_ml100k_from_a_grouplens_zip_is_the_same(ml100k, server, nowhere, monkey
     """GroupLens's own form, written from RecBole's, when pip cannot help."""
     from semid_lib.data import formats
 
-    def no_pip(*_):
+    def no_pip(**_):
         raise DownloadError("No module named pip")
 
     flags = [

@@ -8,7 +8,7 @@ import pytest
 from semid_lib.errors import CapacityError, CheckpointError, CodesError, InputError
 from semid_lib.quantizers import GAOQ, BalancedKMeans, HierarchicalKMeans, KMeans
 from semid_lib.quantizers.base import NotFittedError
-from semid_lib.quantizers.kmeans import level_sizes
+from semid_lib.quantizers.hierarchical import level_sizes
 
 TREES = pytest.mark.parametrize("Tree", [HierarchicalKMeans, GAOQ])
 

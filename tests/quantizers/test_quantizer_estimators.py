@@ -27,6 +27,7 @@ SHORT = {"num_codes": 3, "hidden": (8,), "latent": 4, "epochs": 2}  # one learnt
         BalancedKMeans(n_clusters=3),
         KMeans(n_clusters=3),
         ResidualKMeans(num_levels=2, n_clusters=3),
+        ResidualKMeans(num_levels=2, n_clusters=3, balanced=True, normalize_residuals=True),
         HierarchicalKMeans((2, 2, 200)),  # "auto" leaves no room for a check's new rows
         GAOQ((2, 2, 200)),
         PQ(num_blocks=1, num_codes=4),

@@ -15,8 +15,8 @@ from semid_lib.diagnostics import (
 )
 from semid_lib.errors import CheckpointError, CodesError, CollapseWarning, InputError
 from semid_lib.quantizers import R3VAE, ResidualKMeans
-from semid_lib.quantizers._learnt import residual_centroids
 from semid_lib.quantizers.base import NotFittedError
+from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.quantizers.r3vae import _Network
 from semid_lib.training import TrainingPaused
 
@@ -235,7 +235,7 @@ def test_start_by_cosine_groups_by_cosine():
     rng = np.random.default_rng(0)
     labels = rng.integers(4, size=200)
     X = np.eye(6)[labels] * rng.uniform(0.1, 10, size=(200, 1)) + 0.01 * rng.normal(size=(200, 6))
-    book, _ = residual_centroids(X, 2, 4, 0, spherical=True)
+    book, _, _ = kmeans(X, 4, 25, np.random.default_rng(0), spherical=True)
     cosines = X @ book.T / np.linalg.norm(X, axis=1)[:, None] / np.linalg.norm(book, axis=1)
     code = cosines.argmax(1)
     for group in range(4):  # lengths differ a hundredfold, yet directions decide

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans as Flat
 
 from semid_lib.errors import CheckpointError, CodesError, InputError
@@ -122,12 +123,89 @@ def test_saved_and_loaded(tmp_path):
         KMeans.load(path)
 
 
+def test_balanced_levels_hold_equally_many_at_least_cost():
+    """Each level's assignment is the optimum of SciPy's matching for its centres."""
+    X = clustered(60)
+    model = ResidualKMeans(3, 7, balanced=True, max_iter=200).fit(X)
+    rest = X
+    for level, centres in enumerate(model.codebooks_):
+        codes = model.codes_[:, level]
+        sizes = np.bincount(codes, minlength=7)
+        assert sizes.min() == 60 // 7 and sizes.max() == 60 // 7 + 1
+        means = np.array([rest[codes == j].mean(0) for j in range(7)])
+        np.testing.assert_allclose(centres, means, atol=1e-9)
+        slots = np.repeat(np.arange(7), sizes)  # the same sizes, anyone's places
+        cost = ((rest[:, None] - centres[slots]) ** 2).sum(-1)
+        least = cost[linear_sum_assignment(cost)].sum()
+        assert ((rest - centres[codes]) ** 2).sum() == pytest.approx(least, rel=1e-9)
+        rest = rest - centres[codes]
+    assert model.inverse_transform(model.codes_) + rest == pytest.approx(X)
+    assert model.inertia_ == pytest.approx((rest**2).sum())
+
+
+def test_new_rows_of_balanced_levels_go_by_distance_minus_price(tmp_path):
+    X, new = clustered(100), clustered(40, seed=1)
+    model = ResidualKMeans(2, 6, balanced=True).fit(X)
+    assert (model.transform(X) == model.codes_).all()  # fitted rows keep theirs
+    rest, codes = new, model.transform(new)
+    for level, (centres, prices) in enumerate(zip(model.codebooks_, model.prices_)):
+        chosen = (((rest[:, None] - centres) ** 2).sum(-1) - prices).argmin(1)
+        assert (codes[:, level] == chosen).all()
+        rest = rest - centres[chosen]
+    assert not (model.prices_[0] == 0).all()
+    again = ResidualKMeans.load(model.save(tmp_path / "balanced.safetensors"))
+    assert (again.transform(np.vstack([X, new])) == np.vstack([model.codes_, codes])).all()
+
+
+def test_normalized_remainders_by_hand():
+    """Two directions; then, of what is left of unit length, a sign; lengths do not matter."""
+    turn = np.deg2rad(30)
+    east, north = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    off = {sign: np.cos(turn) * east + sign * np.sin(turn) * north for sign in (1, -1)}
+    X = np.array([3 * off[1], 5 * off[-1], -2 * off[1], -7 * off[-1]])
+    model = ResidualKMeans(2, 2, normalize_residuals=True).fit(X)
+    first, second = model.codes_.T
+    assert first[0] == first[1] != first[2] == first[3]
+    assert sorted(model.codebooks_[0].tolist()) == [
+        pytest.approx((-np.cos(turn), 0)), pytest.approx((np.cos(turn), 0)),
+    ]  # fmt: skip
+    assert second[0] == second[3] != second[1] == second[2]  # up or down, at unit length
+    assert sorted(model.codebooks_[1].tolist()) == [pytest.approx((0, -1)), pytest.approx((0, 1))]
+    assert model.scales_ == pytest.approx([17 / 4, 17 / 4 * np.sin(turn)])
+    signs = np.array([off[1], off[-1], -off[1], -off[-1]])
+    assert model.inverse_transform(model.codes_) == pytest.approx(17 / 4 * signs)
+    assert (model.transform(100 * X) == model.codes_).all()
+
+
+def test_normalized_remainders_of_a_plain_loop():
+    X = clustered(200)
+    model = ResidualKMeans(3, 7, normalize_residuals=True).fit(X)
+    for row, codes in zip(X, model.codes_):
+        rest = row
+        for level, centres in enumerate(model.codebooks_):
+            rest = rest / np.linalg.norm(rest)
+            assert codes[level] == ((rest - centres) ** 2).sum(1).argmin()
+            rest = rest - centres[codes[level]]
+
+
+def test_start_in_few_directions_is_nearly_as_good_as_scikit_learns_in_all():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 200))[rng.integers(40, size=2000)] + rng.normal(size=(2000, 200))
+    ours, theirs = [], []
+    for seed in range(5):
+        ours.append(KMeans(60, random_state=seed).fit(X).inertia_)
+        theirs.append(Flat(60, n_init=1, max_iter=25, random_state=seed).fit(X).inertia_)
+    assert np.mean(ours) < 1.02 * np.mean(theirs)
+
+
 @pytest.mark.parametrize(
     "params, message",
     [
         ({"n_clusters": 31}, "n_samples = 30 is fewer than n_clusters = 31"),
         ({"n_clusters": 4, "num_levels": 0}, "num_levels is 0"),
         ({"n_clusters": 4, "num_levels": 2.0}, "num_levels is 2.0"),
+        ({"n_clusters": 4, "max_iter": 0}, "max_iter is 0"),
+        ({"n_clusters": 0}, "n_clusters is 0"),
         ({"n_clusters": 4, "random_state": None}, "random_state is None"),
     ],
 )

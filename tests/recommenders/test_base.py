@@ -181,11 +181,6 @@ def test_a_file_of_another_model(tmp_path):
         Linear.load(tmp_path / "none")
 
 
-def test_nothing_to_save(tmp_path):
-    with pytest.raises(TypeError, match="nothing to save"):
-        Writer().fit(split_of()).save(tmp_path / "x")
-
-
 def test_the_subpackage_imports_nothing_heavy():
     code = (
         "import sys, semid_lib.recommenders;"

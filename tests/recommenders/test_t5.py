@@ -278,6 +278,4 @@ def test_refusals(fitted):
         model.recommend([[24]])
     with pytest.raises(NotFittedError):
         T5Recommender().recommend([[1]])
-    with pytest.raises(NotFittedError):
-        T5Recommender().num_parameters()
     assert model.recommend([], k=3).shape == (0, 3)
