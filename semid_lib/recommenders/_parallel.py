@@ -15,6 +15,7 @@ from semid_lib.errors import CodesError, InputError
 from semid_lib.evaluation import ranks_from_scores
 from semid_lib.layers import INITIAL_STD
 from semid_lib.ops import Dropout, linear
+from semid_lib.recommenders._sequence import SequenceRecommender
 from semid_lib.recommenders.base import PADDING, Recommender
 from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
 from semid_lib.runtime import keep_memory, resolve_device, resolve_precision
@@ -194,6 +195,8 @@ class ParallelRecommender(Recommender):
     A subclass stores the settings and implements `_network(codes, num_codes)`.
     """
 
+    unique_ids = False  # items of equal codes tie
+
     def fit(self, split, sids=None, *, checkpoint=None, deadline=None, progress=None):
         """Train on the train part of `split`; keep the epoch of the best validation NDCG@10.
 
@@ -237,7 +240,8 @@ class ParallelRecommender(Recommender):
             lambda batch: self._loss(items, rows[:, batch], counts) / (len(batch) * per_row),
             len(start), epochs=self.epochs, batch_size=self.batch_size,
             learning_rate=self.learning_rate, weight_decay=self.weight_decay, warmup=self.warmup,
-            clip=self.clip, lengths=end - start, patience=self.patience, monitor="ndcg@10",
+            clip=self.clip, samples_per_epoch=self.samples_per_epoch, lengths=end - start,
+            patience=self.patience, monitor="ndcg@10",
             validate=(lambda: self._validate(split)) if len(split.users) else None,
             precision=resolve_precision(self.precision, device), device=device,
             seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
@@ -249,7 +253,7 @@ class ParallelRecommender(Recommender):
         """Check the settings; make the network with random weights."""
         check_settings(
             self, max_history=1, dim=1, num_layers=1, ffn_dim=1,
-            head_norm=("rpg", "paper", "both"),
+            head_norm=("rpg", "paper", "both"), long_histories=("rows", "windows", "last"),
         )  # fmt: skip
         if not self.temperature > 0:
             raise InputError(f"temperature is {self.temperature}, but must be above 0")
@@ -266,8 +270,11 @@ class ParallelRecommender(Recommender):
         """`(start, end, first)` of samples: inputs `items[start:end]`, losses from `first` on.
 
         A user's first `max_history` inputs are one sample with a loss at every step; each later
-        target has a sample of its own (RPG).
+        target has a sample of its own (RPG), or they are cut as SASRec's are.
         """
+        if self.long_histories != "rows":
+            start, end = SequenceRecommender._sequences(self, split)
+            return start, end, start
         first, last = split.indptr[:-1], split.indptr[1:] - 1
         count = np.where(last > first, 1 + np.maximum(last - first - self.max_history, 0), 0)
         user = np.repeat(np.arange(len(first)), count)

@@ -67,7 +67,8 @@ class ACERecNetwork(ParallelNetwork):
 
     def _add_parts(self, s, digits):
         self.merger_kind, self.anchor, dim = s.merger, s.anchor, s.dim
-        self.latents, self.intent = digits // s.ratio, s.anchor == "intent"
+        ratio, self.intent = s.ratio or digits, s.anchor == "intent"
+        self.latents = digits // ratio
         self.width = self.latents + self.intent
         self._read = slice(0 if s.anchor in ("mean", "mlp") else -1, None)
         if s.merger == "atm":
@@ -75,7 +76,7 @@ class ACERecNetwork(ParallelNetwork):
         elif s.merger == "mlp":
             self.merger = _mlp(digits * dim, dim, self.latents * dim)
         elif s.merger == "conv":
-            self.merger = Affine(s.ratio * dim, dim)
+            self.merger = Affine(ratio * dim, dim)
         self.summarise = None
         if s.merger == "atm" or self.intent or s.alignment > 0:
             self.summarise, self.summary_norm = _mlp(dim, dim, dim), nn.LayerNorm(dim)
@@ -146,8 +147,8 @@ class ACERec(ParallelRecommender):
     Args:
         merger: "atm" (`TokenMerger`); "mlp": all digits through one hidden layer; "mean" of
             `ratio` digits each; "conv": a convolution of kernel and stride `ratio`.
-        ratio: r, digits a latent, a divisor of m. With "mean", m gives RPG's one vector, and 1 the
-            digits themselves (Fig. 4's direct baseline).
+        ratio: r, digits a latent, a divisor of m; None: all m, one latent. With "mean", None gives
+            RPG's vector, and 1 the digits themselves (Fig. 4's direct baseline).
         anchor: what gives h: "intent"; or, with no intent token, the step's latents: the "last"
             one, their "mean", or an "mlp" of them all.
         alignment: lambda; 0: no alignment.
@@ -170,9 +171,10 @@ class ACERec(ParallelRecommender):
     def __init__(
         self, dim=448, num_layers=2, num_heads=4, ffn_dim=1024, dropout=0.5, temperature=0.03,
         head_norm="rpg", merger="atm", ratio=8, anchor="intent", alignment=0.03,
-        alignment_temperature=0.07, debias=0.02, max_history=50, half_scores=False,
-        learning_rate=5e-3, weight_decay=0.0, warmup=0.05, clip=1.0, batch_size=256, epochs=150,
-        patience=20, device="auto", precision="float32", random_state=0,
+        alignment_temperature=0.07, debias=0.02, max_history=50, long_histories="rows",
+        half_scores=False, learning_rate=5e-3, weight_decay=0.0, warmup=0.05, clip=1.0,
+        batch_size=256, epochs=150, patience=20, samples_per_epoch=None, device="auto",
+        precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
 
@@ -185,7 +187,7 @@ class ACERec(ParallelRecommender):
             raise InputError(
                 f"alignment_temperature is {self.alignment_temperature}, but must be above 0"
             )
-        if codes.shape[1] % self.ratio:
+        if codes.shape[1] % (self.ratio or 1):
             raise InputError(
                 f"{codes.shape[1]} digits cannot be merged {self.ratio} by {self.ratio}: ratio "
                 "must divide their number"
