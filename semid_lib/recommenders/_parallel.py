@@ -23,6 +23,7 @@ from semid_lib.settings import check_settings
 from semid_lib.training import train
 
 _ROWS = {"cpu": 32, "cuda": 256}  # sequences of like length that are read together
+_USERS = 256  # whose histories are read, and scored, at once
 _TARGETS = 4096  # with more, the heads' inner values are made again for the gradients
 
 
@@ -185,8 +186,8 @@ def step_mask(steps: int, width: int, intent: bool) -> Tensor:
     return (step < step[:, None]) | own
 
 
-def _parts(values, size=256):
-    return [values[at : at + size] for at in range(0, len(values), size)]
+def _parts(values):
+    return [values[at : at + _USERS] for at in range(0, len(values), _USERS)]
 
 
 class ParallelRecommender(Recommender):
@@ -225,9 +226,8 @@ class ParallelRecommender(Recommender):
         self._see(split)
         device = self.network_.position.device
         items = torch.as_tensor(split.items, device=device)
-        later = np.ones(len(split.items), bool)
-        later[split.indptr[:-1][np.diff(split.indptr) > 0]] = False  # nobody's first item
-        counts = np.bincount(split.items[later], minlength=split.num_items)
+        oldest = split.items[split.indptr[:-1][np.diff(split.indptr) > 0]]  # never a target
+        counts = split.train_counts() - np.bincount(oldest, minlength=split.num_items)
         counts = torch.as_tensor(counts, device=device)
         start, end, first = self._sequences(split)
         rows = torch.as_tensor(np.stack([start, end, first]), device=device)
@@ -262,7 +262,7 @@ class ParallelRecommender(Recommender):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             self.network_ = self._network(codes, sizes[0]).to(resolve_device(self.device))
-        # Equal scores stand in a fixed pseudo-random order, that of `Recommender._top`.
+        # Equal scores stand in a fixed pseudo-random order, that of `Recommender`.
         self._order = np.random.default_rng(0).permutation(len(codes))
         self._mixed = self.network_.rows[torch.as_tensor(self._order)]
 
@@ -288,27 +288,39 @@ class ParallelRecommender(Recommender):
 
         `counts` `[N]`: how often each item is a target.
         """
-        start, end, first = rows
-        place = start[:, None] + torch.arange(int((end - start).max()), device=items.device)
-        keep = (place >= first[:, None]) & (place < end[:, None])
-        read = items[torch.minimum(place, end[:, None] - 1)]
-        targets = items[place[keep] + 1]
-        known, at = torch.unique(torch.cat([read.flatten(), targets]), return_inverse=True)
+        hidden, known, wanted, summaries = self._states(items, *rows, targets=1)
+        return self._objective(hidden, known, wanted, summaries, counts)
+
+    def _objective(self, hidden, known, wanted, summaries, counts):
+        """Loss of states `[P, D]` whose targets are `known[wanted]`; summaries are of `known`."""
+        return self.network_.loss(hidden, known[wanted])
+
+    def _states(self, items, start, end, first, targets=0):
+        """States after the steps first..end-1 of sequences `items[start:end]`.
+
+        Rows go through the network in groups, cut to their longest. With `targets=1` the items
+        that follow are looked up too.
+
+        Returns:
+            States `[P, D]`, the batch's distinct items, which of them follow each state `[P]`, and
+            their summaries.
+        """
+        place = start[:, None] + torch.arange(
+            int((end - start).max()) + targets, device=items.device
+        )
+        read = items[torch.minimum(place, end[:, None] - 1 + targets)]
+        known, at = torch.unique(read, return_inverse=True)
         vectors, summaries = self.network_.vectors(known)
-        at, wanted = at[: read.numel()].view(read.shape), at[read.numel() :]
-        hidden = self._hidden(vectors, at, end - start, keep)
-        return self._objective(hidden, targets, summaries, wanted, counts)
-
-    def _objective(self, hidden, targets, summaries, wanted, counts):
-        return self.network_.loss(hidden, targets)
-
-    def _hidden(self, vectors, at, lengths, keep):
-        """States where `keep` `[B, T]` says; rows go through in groups, cut to their longest."""
-        parts, size = [], _ROWS.get(vectors.device.type, 32)
-        for rows in torch.arange(len(at), device=at.device).split(size):
-            longest = int(lengths[rows].max())
-            parts.append(self.network_(vectors[at[rows, :longest]], keep[rows, :longest]))
-        return torch.cat(parts)
+        keep, hidden = (place >= first[:, None]) & (place < end[:, None]), []
+        for rows in torch.arange(len(at)).split(_ROWS.get(vectors.device.type, 32)):
+            steps = int((end - start)[rows].max())
+            hidden.append(self.network_(vectors[at[rows, :steps]], keep[rows, :steps]))
+        return (
+            torch.cat(hidden),
+            known,
+            at[:, targets:][keep[:, : at.shape[1] - targets]],
+            summaries,
+        )
 
     @torch.no_grad()
     def log_probs(self, histories) -> Tensor:
@@ -318,22 +330,14 @@ class ParallelRecommender(Recommender):
         keep_memory()
         device = self.network_.position.device
         kept = [np.asarray(h)[-self.max_history :] for h in histories]
-        lengths = np.array([len(h) for h in kept])
-        order, found = np.argsort(lengths, kind="stable"), []
-        for rows in _parts(order):
-            length = torch.as_tensor(lengths[rows], device=device)
-            block = np.zeros((len(rows), lengths[rows].max()), np.int64)
-            block[np.arange(block.shape[1]) < lengths[rows][:, None]] = np.concatenate(
-                [kept[row] for row in rows]
-            )
-            known, at = np.unique(block, return_inverse=True)
-            known, at = (
-                torch.as_tensor(a, device=device) for a in (known, at.reshape(block.shape))
-            )
-            last = torch.arange(block.shape[1], device=device) == length[:, None] - 1
-            hidden = self._hidden(self.network_.vectors(known)[0], at, length, last)
+        items = torch.as_tensor(np.concatenate(kept), device=device)
+        lengths = torch.tensor([len(h) for h in kept])
+        order, end = lengths.argsort(stable=True), lengths.cumsum(0).to(device)
+        start, found = end - lengths.to(device), []
+        for rows in order.to(device).split(_USERS):
+            hidden = self._states(items, start[rows], end[rows], end[rows] - 1)[0]
             found.append(self.network_.log_probs(hidden))
-        return torch.cat(found)[torch.as_tensor(order.argsort(), device=device)]
+        return torch.cat(found)[order.argsort().to(device)]
 
     def _scores(self, histories):
         def score(part):
@@ -358,19 +362,10 @@ class ParallelRecommender(Recommender):
         return self._order[places.cpu().numpy()], scores.cpu().double().numpy()
 
     def _validate(self, split):  # by exact scores, whatever the decoding
-        histories, targets = split.histories("validation"), split.targets["validation"]
-        gains = {"recall": [], "ndcg": []}
-        for part, wanted in zip(_parts(histories), _parts(targets)):
-            ranks = ranks_from_scores(ParallelRecommender._scores(self, part), wanted)
-            for name, values in gains.items():
-                values.append(getattr(ranks, name)(10))
-        return {f"{name}@10": float(np.concatenate(v).mean()) for name, v in gains.items()}
-
-    def num_parameters(self, embeddings: bool = True) -> int:
-        """Count the learnt numbers, with or without the table of the codes."""
-        self.num_items_fitted  # noqa: B018 - raises when not fitted
-        total = sum(p.numel() for p in self.network_.parameters())
-        return total if embeddings else total - self.network_.table.numel()
+        parts = zip(_parts(split.histories("validation")), _parts(split.targets["validation"]))
+        found = [ranks_from_scores(ParallelRecommender._scores(self, h), t) for h, t in parts]
+        gains = {m: [getattr(ranks, m)(10) for ranks in found] for m in ("recall", "ndcg")}
+        return {f"{m}@10": float(np.concatenate(values).mean()) for m, values in gains.items()}
 
     def _state(self):
         net, size = self.network_, self.network_.num_codes

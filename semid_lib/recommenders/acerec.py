@@ -194,21 +194,20 @@ class ACERec(ParallelRecommender):
             )
         return ACERecNetwork(self, codes, num_codes)
 
-    def _objective(self, hidden, targets, summaries, wanted, counts):
-        total = self.network_.loss(hidden, targets)
+    def _objective(self, hidden, known, wanted, summaries, counts):
+        total = super()._objective(hidden, known, wanted, summaries, counts)
         if self.alignment == 0:
             return total
-        some = slice(None)
+        places, label = torch.unique(wanted, return_inverse=True)
+        share = (counts[known[places]] / counts.sum()).to(hidden.dtype)
+        some = torch.arange(len(hidden), device=hidden.device)
         if len(hidden) > _ALIGNED:
             some = torch.randperm(len(hidden), device=hidden.device)[:_ALIGNED]
-        known, label = torch.unique(wanted, return_inverse=True)
-        share = torch.zeros(len(known), dtype=hidden.dtype, device=hidden.device)
-        share[label] = (counts[targets] / counts.sum()).to(share.dtype)
         aligned = alignment_loss(
-            hidden[some], summaries[known], label[some], share, self.alignment_temperature,
+            hidden[some], summaries[places], label[some], share, self.alignment_temperature,
             self.debias,
         )  # fmt: skip
-        return total + self.alignment * aligned * (len(hidden) / len(label[some]))
+        return total + self.alignment * aligned * (len(hidden) / len(some))
 
     @torch.no_grad()
     def attention_maps(self, items=None) -> np.ndarray:

@@ -9,9 +9,10 @@ from torch import nn
 from semid_lib.codes import SemanticIds
 from semid_lib.errors import CodesError, InputError, NotFittedError
 from semid_lib.evaluation import evaluate
+from semid_lib.pipeline import count_parameters
 from semid_lib.recommenders import RPG, ACERec
 from semid_lib.recommenders._parallel import step_mask
-from semid_lib.recommenders.acerec import TokenMerger, alignment_loss
+from semid_lib.recommenders.acerec import ACERecNetwork, TokenMerger, alignment_loss
 from tests.recommenders.parallel import (
     CODES,
     DIGITS,
@@ -217,7 +218,7 @@ def test_without_its_parts_it_is_rpg(split):
     """Row 1 of Table 3: one mean-pooled vector, no intent token, no alignment."""
     rpg = shaken(RPG, split)
     model = made(split, merger="mean", ratio=DIGITS, anchor="last", alignment=0.0)
-    assert model.num_parameters() == rpg.num_parameters()
+    assert count_parameters(model) == count_parameters(rpg)
     model.network_.load_state_dict(rpg.network_.state_dict())
     histories = split.histories("test")
     np.testing.assert_allclose(model.score_items(histories), rpg.score_items(histories))
@@ -261,15 +262,14 @@ def test_learns_the_successor():
 def test_rows_are_as_long_as_their_histories(monkeypatch):
     """What the network reads in an epoch: little more than the items, whatever `max_history`."""
     split, read = make_split(200, longest=20), []
-    forward = ACERec._hidden
+    forward = ACERecNetwork.forward
 
-    def spy(self, vectors, at, lengths, keep):
-        if self.network_.training:
-            for rows in torch.arange(len(at)).split(32):
-                read.append(len(rows) * int(lengths[rows].max()))
-        return forward(self, vectors, at, lengths, keep)
+    def spy(self, vectors, keep):
+        if self.training:
+            read.append(vectors.shape[0] * vectors.shape[1])
+        return forward(self, vectors, keep)
 
-    monkeypatch.setattr(ACERec, "_hidden", spy)
+    monkeypatch.setattr(ACERecNetwork, "forward", spy)
     model = ACERec(**{**TINY, "max_history": 50}, ratio=4).fit(split, make_sids())
     start, end, _ = model._sequences(split)
     assert sum(read) < 1.15 * (end - start).sum() < 0.3 * 50 * len(start)
