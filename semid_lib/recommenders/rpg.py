@@ -72,7 +72,10 @@ class RPG(ParallelRecommender):
         if self._neighbours is None or self._neighbours.shape[1] != edges:
             net = self.network_
             books = F.normalize(net.table.unflatten(0, (-1, net.num_codes)), dim=-1)
-            cosine, digit = books @ books.transpose(1, 2), torch.arange(len(books))
+            cosine, digit = (
+                books @ books.transpose(1, 2),
+                torch.arange(len(books), device=books.device),
+            )
             found = [
                 top_items(cosine[digit, net.codes(items)], net.rows, edges)[0]
                 for items in torch.arange(self.num_items_, device=net.rows.device).split(256)
