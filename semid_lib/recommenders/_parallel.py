@@ -23,7 +23,7 @@ from semid_lib.settings import check_settings
 from semid_lib.training import train
 
 _ROWS = {"cpu": 32, "cuda": 256}  # sequences of like length that are read together
-_USERS = 256  # whose histories are read, and scored, at once
+_USERS = 1024  # whose histories are read, and scored, at once
 _TARGETS = 4096  # with more, the heads' inner values are made again for the gradients
 
 

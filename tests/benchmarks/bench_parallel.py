@@ -1,7 +1,8 @@
-"""Training RPG and ACERec on Beauty: rows as long as the histories, or padded to 50 items."""
+"""RPG and ACERec: training with rows as long as the histories or of 50 items; users a second."""
 
 from __future__ import annotations
 
+import time
 from functools import cache
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2Model
 
-from harness import Job, measure, require
+from harness import Job, measure, require, store
 from semid_lib.data import leave_one_out, load_dataset
-from semid_lib.recommenders import RPG, ACERec
+from semid_lib.evaluation import evaluate
+from semid_lib.pipeline import runs_folder
+from semid_lib.recommenders import RPG, ACERec, T5Recommender
+from semid_lib.results import run_name
 from semid_lib.runtime import keep_memory
 
 DIGITS, CODES, ITEMS, USERS, BATCHES = 32, 256, 50, 32, 3
@@ -190,3 +194,45 @@ def test_acerec_train(benchmark):
 
 def test_rpg_train(benchmark):
     measure(job("rpg_train", RPG, with_gpt2, "transformers", 2), benchmark)
+
+
+# --- users a second beside NDCG@10, of finished runs
+
+SYSTEMS = {"ACERec": "acerec", "RPG": "rpg", "RPG, graph": "rpg", "T5, 50 beams": "rqvae"}
+
+
+def finished(dataset):
+    """The models of the runs on a dataset, or None if one has not been run here."""
+    found = {}
+    for name, system in SYSTEMS.items():
+        run = run_name(system, "default", dataset, "paper", 0)
+        files = sorted(runs_folder().glob(f"{run}-*/recommender.safetensors"))
+        if not files:
+            return None
+        kind = {"acerec": ACERec, "rpg": RPG}.get(system, T5Recommender)
+        found[name] = kind.load(files[-1]).set_params(device="cpu")
+    return found
+
+
+def test_decoding():
+    """One run: 256 test users at once, top 10; NDCG@10 of all test users."""
+    datasets = [name for name in ("toys", "beauty", "instruments") if finished(name)]
+    require(bool(datasets), "no dataset has finished runs of all of acerec, rpg and rqvae")
+    data, models, texts = leave_one_out(load_dataset(datasets[0])), finished(datasets[0]), []
+    beams, edges, steps = (200, 20, 3) if datasets[0] == "toys" else (20, 200, 3)
+    models["RPG, graph"].set_params(decoding="graph", beams=beams, edges=edges, steps=steps)
+    histories, seconds = data.histories("test")[:256], {name: [] for name in models}
+    for _ in range(6):
+        for name, model in models.items():
+            began = time.perf_counter()
+            model._generate(histories, 10, False)
+            seconds[name].append(time.perf_counter() - began)
+    for name, model in models.items():
+        speed = len(histories) / np.median(seconds[name][1:])
+        ndcg = evaluate(model, data, "test", ks=(10,)).metrics()["ndcg@10"]
+        texts.append(f"{name}: {speed:.0f} users/s, NDCG@10 {ndcg:.4f}")
+    store({
+        "job": "parallel_decoding", "input": f"{datasets[0]}, recorded models, 256 users, top 10",
+        "peer": "each other", "quality": "; ".join(texts), "peer s": "", "our s": "", "ratio": "",
+        "target": "none", "met": "", "raw": seconds,
+    })  # fmt: skip
