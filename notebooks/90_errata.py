@@ -32,7 +32,7 @@ from math import ceil, comb, floor, log2
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML
 
 from semid_lib.diagnostics import gini, semantic_cohesion
 from semid_lib.plotting import GREY, VERMILLION, figure
@@ -1021,8 +1021,7 @@ listed = listed.sort_values(
     "paper", key=lambda p: p.map(order), kind="stable"
 )
 listed = listed.reset_index(drop=True)
-lines = [list(listed.columns), ["---"] * 4, *listed.to_numpy()]
-Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines))
+HTML(listed.to_html(index=False, border=0, classes="claims"))
 
 # %%
 print(listed.paper.value_counts(sort=False).to_dict(), len(listed))

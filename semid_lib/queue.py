@@ -79,8 +79,9 @@ _QUICK_MINUTES = {
     "resid": 1.5, "q2": 1.5, "e2": 1.5, "e3": 1.5, "sasrec": 0.5, "sasrec*": 0.5, "bert4rec": 0.5,
     "bert4rec*": 0.5, **{name: 1.5 for name in TOKENIZERS}, "rpg": 1, "acerec": 1.5,
 }  # fmt: skip
-#: What a learnt tokenizer gets in a run that ends with its codes: a minute or two of a CPU's core.
-_CODES_BUDGET = {"quantizer": {"steps": 2000, "batch_size": 512}}
+#: Steps of a learnt tokenizer in a run that ends with its codes: a minute or two of a CPU's core;
+#: in R3-VAE's sweep of twelve cells a quarter of that.
+_CODES_STEPS, _SWEEP_STEPS = 2000, 500
 #: Fig. 4's minutes, smallest size first.
 _SIZES = {"resid": (8, 12, 20, 45, 120), "tiger": (8, 12, 20, 45, 120), "sasrec": (3, 3, 5, 9, 25)}
 
@@ -135,15 +136,22 @@ def _tokenizers(systems, dataset="beauty", variants=("default",), seed=0) -> lis
 
 def _r3vae() -> list[Entry]:
     """R3-VAE's Tables 1, 2, 6, 8 and 9, Fig. 4, the control of its vectors, the sweep."""
-    swept = [v for v in SYSTEMS["r3vae"].variants if v.startswith("t")]
-    varied = [v for v in SYSTEMS["r3vae"].variants if v not in swept]
+    swept = _sweep()
+    varied = [v for v in SYSTEMS["r3vae"].variants if v not in {e.variant for e in swept}]
     found = _tokenizers(TOKENIZERS) + _tokenizers(["rkmeans"], variants=["centred"])
     found += _tokenizers(["r3vae"], variants=varied)
     for system, variant in (("mq", "faithful"), ("rqvae", "random-start"), ("rqvae", "restart")):
         found += _tokenizers([system], variants=[variant])
     for dataset in ("sports", "toys", "lastfm", "ml-1m", "clothing"):
         found += _tokenizers(TOKENIZERS, dataset)
-    return found + _tokenizers(["r3vae"], variants=swept)
+    return found + swept
+
+
+def _sweep() -> list[Entry]:
+    """R3-VAE with other temperatures and top-K, on Beauty."""
+    return _tokenizers(
+        ["r3vae"], variants=[v for v in SYSTEMS["r3vae"].variants if v.startswith("t")]
+    )
 
 
 def _table3(seed: int = 0) -> list[Entry]:
@@ -194,7 +202,7 @@ def _sweeps() -> list[Entry]:
 def code_entries() -> list[Entry]:
     """Those of `entries` that make codes of their own, as runs that end with them.
 
-    Learnt tokenizers of the paper profile have a smaller budget there, the same for all.
+    Learnt tokenizers of the paper profile have a smaller budget there.
     """
 
     def own(entry):
@@ -203,10 +211,13 @@ def code_entries() -> list[Entry]:
         return "quantizer" in system.stages and varied.keys() != {"recommender"}
 
     def short(entry):
-        paper = SYSTEMS[entry.system].paper["quantizer"]
-        cut = _CODES_BUDGET if "steps" in paper and entry.profile == "paper" else {}
+        cut = {}
+        if "steps" in SYSTEMS[entry.system].paper["quantizer"] and entry.profile == "paper":
+            steps = _SWEEP_STEPS if entry in swept else _CODES_STEPS
+            cut = {"quantizer": {"steps": steps, "batch_size": 512}}
         return replace(entry, codes=True, minutes=min(entry.minutes, 5), overrides=cut)
 
+    swept = _sweep()
     return [short(entry) for entry in entries() if own(entry)]
 
 

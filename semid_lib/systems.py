@@ -193,11 +193,9 @@ _R3VAE_SETTINGS = {
     },
 }  # fmt: skip
 _R3VAE_VARIANTS = {name: {"quantizer": changed} for name, changed in _R3VAE_SETTINGS.items()}
-#: Where R3-VAE's Table 2 has vectors of behaviour, ours are SASRec's: 96 numbers, which can be cut
-#: in OPQ's three blocks.
+#: Where R3-VAE's Table 2 has vectors of behaviour, ours are ALS's: TokenRec, whose data these are,
+#: factorises too, into 64 numbers (LightGCN), which OPQ's three blocks do not divide.
 _BEHAVIOUR = ("lastfm", "ml-1m", "clothing")
-_ITEM_VECTORS = {**_SASREC, "field_names": (), "dim": 96, "ffn_dim": 384}
-_ITEM_VECTORS_QUICK = {**_SASREC_QUICK, "dim": 48}
 #: ACERec, Appendix A.2, and what it takes over from RPG. Its grid of rates, batches and lambda is
 #: not run: one point of it. The warm-up of RPG, 10,000 steps, is longer than a run on small sets.
 _LONG = {
@@ -489,11 +487,10 @@ def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
     place, paper, quick = system.stages[role], system.paper[role], system.quick.get(role, {})
     if _all_at_once(system):
         if place == _TEXT and data.name in _NO_TEXT:
-            vectors = {**_ITEM_VECTORS, "dim": 128, "ffn_dim": 512}
-            return "semid_lib.recommenders:SASRec", vectors, {**_ITEM_VECTORS_QUICK, "dim": 64}
+            return "semid_lib.encoders:ALS", {"dim": 128}, {}
         paper = {**paper, **_PRINTED.get((system.title, data.name), {}).get(role, {})}
     elif place == _TEXT and data.name in _BEHAVIOUR:
-        return "semid_lib.recommenders:SASRec", _ITEM_VECTORS, _ITEM_VECTORS_QUICK
+        return "semid_lib.encoders:ALS", {"dim": 66}, {}
     if place.split(":")[1] in _TREE:
         paper = {"branching": branching(data.name, data.num_items), **paper}
     return place, paper, quick
@@ -504,14 +501,11 @@ def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:
     if not system.seeded:
         return []
     if _all_at_once(system):
-        ours = (
-            "SASRec's of the items, which have no text here, not"
-            if data.name in _NO_TEXT
-            else ("MiniLM's of the items' words for")
-        )
-        return [f"vectors: {ours} sentence-t5-base's of their metadata"]
+        bare = data.name in _NO_TEXT
+        ours = "behaviour (ALS), for want of text" if bare else "the items' words"
+        return [f"vectors: of {ours} (ACERec and RPG: sentence-t5-base's of the metadata)"]
     if system.stages.get("encoder") == _TEXT:
-        ours = "SASRec's of the items" if data.name in _BEHAVIOUR else "of the items' words"
+        ours = "of behaviour (ALS)" if data.name in _BEHAVIOUR else "of the items' words"
         return [f"vectors: {ours} (R3-VAE does not name its encoder)"]
     cuts = []
     if data.name in _AMAZON_2014:

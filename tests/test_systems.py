@@ -69,7 +69,7 @@ def test_long_codes_have_the_printed_settings():
     assert plan.stages[2].settings["learning_rate"] == 1e-2
     assert systems.plan("rpg", dataset("toys"), "paper").stages[1].settings["num_blocks"] == 16
     office = systems.plan("acerec", dataset("office"), "paper")
-    assert office.stages[0].place.endswith(":SASRec") and "no text" in office.cut[0]
+    assert office.stages[0].place.endswith(":ALS") and "for want of text" in office.cut[0]
     row = systems.plan("acerec", dataset("office"), "paper", "atm0-intent0-isa0").stages[2].settings
     whole = office.stages[2].settings
     assert {k for k in row if row[k] != whole[k]} == {"merger", "ratio", "anchor", "alignment"}
@@ -219,9 +219,8 @@ def test_r3vaes_second_table_has_vectors_of_behaviour():
     for name in ("lastfm", "ml-1m", "clothing"):
         plan = systems.plan("opq", dataset(name), "paper", until="quantizer")
         settings = plan.stages[0].settings
-        assert plan.stages[0].place.endswith(":SASRec") and settings["field_names"] == ()
-        assert settings["dim"] % 3 == 0  # three blocks
-        assert "SASRec" in plan.cut[0] and len(plan.cut) == 1
+        assert plan.stages[0].place.endswith(":ALS") and settings["dim"] % 3 == 0  # three blocks
+        assert "behaviour" in plan.cut[0] and len(plan.cut) == 1
     text = systems.plan("opq", dataset("beauty"), "paper")
     assert text.stages[0].place.endswith(":TextEncoder") and "words" in " ".join(text.cut)
     assert sum("recommender:" in cut for cut in text.cut) == 2
