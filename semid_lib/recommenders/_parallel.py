@@ -136,8 +136,8 @@ class ParallelNetwork(nn.Module):
         """The state `[P, D]` from the outputs `[P, R, D]` that were read."""
         return x[:, 0]
 
-    def logits(self, hidden: Tensor):
-        """Yield the logits `[P, M]` of one digit after the other."""
+    def digits(self, hidden: Tensor):
+        """Yield, digit after digit, a function that makes its logits `[P, M]`."""
         if self.head_norm != "rpg":
             hidden = F.normalize(hidden, dim=-1)
         books = self.table.unflatten(0, (-1, self.num_codes)).unbind()
@@ -157,12 +157,12 @@ class ParallelNetwork(nn.Module):
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-probability of every code of every digit, `[P, m, M]`."""
-        return torch.stack([digit().log_softmax(-1) for digit in self.logits(hidden)], 1)
+        return torch.stack([digit().log_softmax(-1) for digit in self.digits(hidden)], 1)
 
     def loss(self, hidden: Tensor, items: Tensor) -> Tensor:
         """Sum over the states of the digits' mean cross-entropy (ACERec, Eq. 4), in nats."""
         wanted, total = self.codes(items), 0.0
-        for k, digit in enumerate(self.logits(hidden)):
+        for k, digit in enumerate(self.digits(hidden)):
             total = total + _cross_entropy(digit, wanted[:, k], len(hidden) > _TARGETS)
         return total / wanted.shape[1]
 
@@ -187,6 +187,7 @@ def step_mask(steps: int, width: int, intent: bool) -> Tensor:
 
 
 def _parts(values):
+    """Cut a list or array into parts of `_USERS`."""
     return [values[at : at + _USERS] for at in range(0, len(values), _USERS)]
 
 
@@ -305,9 +306,8 @@ class ParallelRecommender(Recommender):
             States `[P, D]`, the batch's distinct items, which of them follow each state `[P]`, and
             their summaries.
         """
-        place = start[:, None] + torch.arange(
-            int((end - start).max()) + targets, device=items.device
-        )
+        longest = int((end - start).max())
+        place = start[:, None] + torch.arange(longest + targets, device=items.device)
         read = items[torch.minimum(place, end[:, None] - 1 + targets)]
         known, at = torch.unique(read, return_inverse=True)
         vectors, summaries = self.network_.vectors(known)
@@ -315,12 +315,7 @@ class ParallelRecommender(Recommender):
         for rows in torch.arange(len(at)).split(_ROWS.get(vectors.device.type, 32)):
             steps = int((end - start)[rows].max())
             hidden.append(self.network_(vectors[at[rows, :steps]], keep[rows, :steps]))
-        return (
-            torch.cat(hidden),
-            known,
-            at[:, targets:][keep[:, : at.shape[1] - targets]],
-            summaries,
-        )
+        return torch.cat(hidden), known, at[:, targets:][keep[:, :longest]], summaries
 
     @torch.no_grad()
     def log_probs(self, histories) -> Tensor:

@@ -165,7 +165,9 @@ class ACERec(ParallelRecommender):
 
     Cost: O(m D k) for each distinct item of a batch and O(k D ffn_dim) for the latents, then
     O(T (k+1) D (T (k+1) + D + ffn_dim)) a layer and sequence and O(m D (D + M)) a target. A row is
-    as long as its own history; nothing is padded to `max_history`.
+    as long as its own history; nothing is padded to `max_history`. At the paper's size, an epoch of
+    Instruments (5,974 targets, 64 digits) is 16 CPU seconds of one core, 11 in bfloat16, and its
+    validation 5.
     """
 
     def __init__(
