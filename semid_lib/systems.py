@@ -210,8 +210,8 @@ _ACEREC = {
 }  # fmt: skip
 _LONG_QUICK = {
     "dim": 64, "num_heads": 2, "ffn_dim": 128, "dropout": 0.1, "max_history": 20,
-    "long_histories": "windows", "batch_size": 64, "epochs": 3, "samples_per_epoch": 1500,
-    "precision": "float64",
+    "long_histories": "windows", "learning_rate": 2e-3, "batch_size": 16, "epochs": 6,
+    "samples_per_epoch": 1500, "precision": "float64",
 }  # fmt: skip
 #: What is printed for a dataset: 64 digits for Instruments, else 32 (ACERec C.1); RPG's own.
 _PRINTED = {
@@ -221,8 +221,8 @@ _PRINTED = {
     ("RPG", "sports"): {"quantizer": {"num_blocks": 16}},
     ("RPG", "toys"): {"quantizer": {"num_blocks": 16}},
 }
-#: Behaviour vectors stand in where items have no text.
-_NO_TEXT = ("office", "clothing", "baby", "lastfm")
+#: Behaviour vectors stand in where items have no text, or titles and genres that predict little.
+_NO_TEXT = ("office", "clothing", "baby", "lastfm", "ml-1m", "ml-100k")
 _POOLED, _ALONE = {"merger": "mean", "ratio": None}, {"alignment": 0.0}
 #: ACERec, Tables 3 and 4, Figs. 4, 8, and 3, 7 and 10: m digits merged into k latents.
 _ACEREC_VARIANTS = {
@@ -487,7 +487,7 @@ def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
     place, paper, quick = system.stages[role], system.paper[role], system.quick.get(role, {})
     if _all_at_once(system):
         if place == _TEXT and data.name in _NO_TEXT:
-            return "semid_lib.encoders:ALS", {"dim": 128}, {}
+            return "semid_lib.encoders:ALS", {"dim": 128}, {"dim": 64}
         paper = {**paper, **_PRINTED.get((system.title, data.name), {}).get(role, {})}
     elif place == _TEXT and data.name in _BEHAVIOUR:
         return "semid_lib.encoders:ALS", {"dim": 66}, {}
