@@ -41,7 +41,7 @@ CUT = [
     "MovieLens ratings instead of Toutiao's impressions",
     f"3 x {K} codes instead of 3 x 8192",
     "DIN alone, without SIM and RankMixer; AdamW instead of RMSProp; 3 epochs",
-    "RQ-VAE and R3-VAE 200 epochs, MQ 60",
+    "RQ-VAE and R3-VAE 200 epochs, MQ 60; RQ-VAE and MQ on vectors over their standard deviation",
 ]
 
 
@@ -121,6 +121,8 @@ def make_codes(shown, tokenizer, vectors):
         return sids, judge(sids, None, None)
     encoder = ALS(63) if vectors == "behaviour" else TextEncoder("minilm")
     X = encoder.fit(shown.train_split()).embed()
+    if tokenizer in ("RQ-VAE", "MQ"):  # numbers as small as ALS's collapse them
+        X = X / X.std()
     fitted = TOKENIZERS[tokenizer]()
     sids = SemanticIds(fitted.fit_transform(X), fitted.level_sizes_)
     return sids, judge(sids, X, fitted.codebooks_)

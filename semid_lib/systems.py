@@ -490,7 +490,7 @@ def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
             return "semid_lib.encoders:ALS", {"dim": 128}, {"dim": 64}
         paper = {**paper, **_PRINTED.get((system.title, data.name), {}).get(role, {})}
     elif place == _TEXT and data.name in _BEHAVIOUR:
-        return "semid_lib.encoders:ALS", {"dim": 66}, {}
+        return "semid_lib.encoders:ALS", {"dim": 66, "normalize": True}, {}
     if place.split(":")[1] in _TREE:
         paper = {"branching": branching(data.name, data.num_items), **paper}
     return place, paper, quick

@@ -125,12 +125,7 @@ def train(
         model or setting. InputError: nothing to train on, or the loss is not finite (the message
         names the epoch and step; the checkpoint keeps the last good state).
     """
-    if num_samples < 1:
-        raise InputError("no training samples: every user's train part is shorter than 2 items")
-    check_settings(
-        SimpleNamespace(**locals()), epochs=0, batch_size=1, samples_per_epoch=1, patience=1,
-        at_once=1, schedule=("cosine", "constant"), precision=tuple(PRECISIONS),
-    )  # fmt: skip
+    _check(SimpleNamespace(**locals()))
     dtype, autocast = PRECISIONS[precision]
     model.to(device=device, dtype=dtype)
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
@@ -203,6 +198,15 @@ def rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
     if schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
+
+
+def _check(settings) -> None:
+    if settings.num_samples < 1:
+        raise InputError("no training samples: every user's train part is shorter than 2 items")
+    check_settings(
+        settings, epochs=0, batch_size=1, samples_per_epoch=1, patience=1, at_once=1,
+        schedule=("cosine", "constant"), precision=tuple(PRECISIONS),
+    )  # fmt: skip
 
 
 def _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device) -> list[Tensor]:

@@ -246,7 +246,7 @@ class Generator(Scorer):
 
     def _generate(self, histories, k, exclude_history):
         self.calls.append((len(histories), k, exclude_history))
-        return self._top(self._scores(histories), histories, k, exclude_history)
+        return super()._generate(histories, k, exclude_history)
 
 
 class TestEvaluate:

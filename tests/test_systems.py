@@ -220,6 +220,7 @@ def test_r3vaes_second_table_has_vectors_of_behaviour():
         plan = systems.plan("opq", dataset(name), "paper", until="quantizer")
         settings = plan.stages[0].settings
         assert plan.stages[0].place.endswith(":ALS") and settings["dim"] % 3 == 0  # three blocks
+        assert settings["normalize"]  # as the text vectors are
         assert "behaviour" in plan.cut[0] and len(plan.cut) == 1
     text = systems.plan("opq", dataset("beauty"), "paper")
     assert text.stages[0].place.endswith(":TextEncoder") and "words" in " ".join(text.cut)

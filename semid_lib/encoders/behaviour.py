@@ -23,6 +23,8 @@ class ALS(BaseEstimator):
         dim: D. alpha: confidence of a pair that occurs.
         regularization: weight of the squared lengths. iterations: turns of users and items.
         random_state: integer seed of the start.
+        normalize: give every vector length 1, as text vectors have. The solver's are short, and
+            tokenizers whose losses compare squares with a fixed scale may collapse on them.
 
     Attributes:
         vectors_: `[N, dim]` float32. An item without a train interaction has only zeros.
@@ -33,7 +35,10 @@ class ALS(BaseEstimator):
     Cost: O(M dim^2 + (U + N) dim^3) a turn at most, for M train pairs.
     """
 
-    def __init__(self, dim=64, alpha=10.0, regularization=0.1, iterations=15, random_state=0):
+    def __init__(
+        self, dim=64, alpha=10.0, regularization=0.1, iterations=15, random_state=0,
+        normalize=False,
+    ):  # fmt: skip
         keep_settings(locals())
 
     def fit(self, split, *, progress: bool | None = None):
@@ -60,6 +65,9 @@ class ALS(BaseEstimator):
         with threadpool_limits(1, "blas"):
             model.fit(pairs, show_progress=bool(progress))
         self.vectors_ = np.array(model.item_factors, dtype=np.float32)
+        if self.normalize:
+            length = np.linalg.norm(self.vectors_, axis=1, keepdims=True)
+            self.vectors_ /= np.where(length > 0, length, 1)
         return self
 
     def embed(self) -> np.ndarray:

@@ -16,11 +16,12 @@ SIZES, WIDTH, LEVELS, CODES, IDS = (10_000, 100_000, 1_000_000), 128, 3, 256, 4_
 
 # Peak of the resident memory of a process that does nothing else, the vectors and all libraries in.
 PEAK = """
-import sys, resource, numpy as np
+import sys, numpy as np
 from semid_lib.diagnostics import preference_discrimination, semantic_cohesion
 X, codes, books = (np.load(f"{sys.argv[1]}/{name}.npy") for name in ("X", "codes", "books"))
 semantic_cohesion(X, codes), preference_discrimination(list(books), codes)
-print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+lines = open("/proc/self/status").read().split("\\n")
+print(next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")))
 """
 
 

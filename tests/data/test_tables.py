@@ -85,7 +85,7 @@ def test_times_and_ratings(folder):
         (INTERACTIONS, "item,t\n0,a\n0,b\n1,c\n2,d\n", "item 0 has 2 rows"),
         (INTERACTIONS, "title\na\n", "exactly one column 'item'"),
         (b"\xff\xfe\x00user", ITEMS, "not a readable table"),
-        (gzip.compress(b"user,item\n0,0\n"), None, "not a readable table"),
+        (gzip.compress(b"user,item\n0,0\n", mtime=0), None, "not a readable table"),
     ],
 )
 def test_malformed_folders(folder, interactions, items, message):

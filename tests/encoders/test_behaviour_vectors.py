@@ -52,6 +52,15 @@ def test_items_of_a_planted_community_lie_together(planted):
     assert vectors.dtype == np.float32 and vectors.shape == (120, 16)
 
 
+def test_normalised_vectors_have_length_one_and_the_same_directions(planted):
+    split, _ = planted
+    free, unit = (ALS(dim=4, normalize=n).fit(split).embed() for n in (False, True))
+    length = np.linalg.norm(free, axis=1, keepdims=True)
+    assert (split.train_counts() > 0).all() and length.max() < 0.9
+    np.testing.assert_allclose(unit * length, free, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
+
+
 def test_held_out_items_change_nothing(planted):
     split, _ = planted
     data = split.data
