@@ -100,7 +100,7 @@ def judge_codes(sids, vectors: np.ndarray, split) -> dict:
     found = {f.__name__: f(sids) for f in named} | {"level_sizes": list(sids.level_sizes)}
     kinds = ("items_per_id", "excess", "shared")
     found["collisions"] = {kind: d.collision_rate(sids, kind) for kind in kinds}
-    found["sc"], found["usage"] = d.semantic_cohesion(vectors, sids), found["code_usage"]
+    found["sc"] = d.semantic_cohesion(vectors, sids)
     found["terms"] = {form: d.code_terms(vectors, sids, form) for form in forms}
     found["overlap"] = d.code_overlap(split, sids, "validation")
     if sids.num_levels > 1:

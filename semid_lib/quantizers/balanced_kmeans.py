@@ -46,7 +46,7 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
     (which clusters take the extra points included): a transport problem whose K dual prices are
     kept from step to step. This is BALANCED-KMEANS of ReSID's Algorithm 1; the paper names no
     implementation. Where N > 768 K, the first three quarters of the steps see 768 K random rows:
-    at 50,000 to 100,000 rows this left the inertia equal (0.2 to 0.4 % lower over 4 seeds).
+    at 50,000 and 100,000 x 128 into 32 the inertia was 0.1 and 0.4 % higher (means of 4 seeds).
 
     Args:
         n_clusters: K, 1 to N.

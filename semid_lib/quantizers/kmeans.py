@@ -175,8 +175,9 @@ class KMeans(ResidualKMeans):
 def kmeans(X, k: int, max_iter: int, rng, spherical: bool = False):
     """Cluster the rows of X by Lloyd's steps from a k-means++ start.
 
-    The start is scikit-learn's greedy one in 32 random directions of X: distances there are right
-    to about a quarter, which leaves 1 % more error and needs a twelfth of the time at D = 384.
+    The start is scikit-learn's greedy one in 32 random directions of X, where distances are right
+    to about a quarter. With the early end (`TOLERANCE`) that takes a third of the time and leaves
+    4 % more error after three levels of 256 on Beauty's text vectors, 12,101 x 384.
 
     Args:
         X: `[N, D]`, N >= k. rng: `numpy.random.Generator`.

@@ -1,9 +1,13 @@
 """Planted users and models whose weights matter, for what reads item after item."""
 
+from itertools import count
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from semid_lib import training
 from semid_lib.data import Interactions, leave_one_out
 
 FIELDS = {"group": np.arange(20) // 5, "kind": np.tile([0, 2, -1, 1], 5)}
@@ -52,3 +56,11 @@ def shake():
         return model
 
     return shaken
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    """Training's clock, which moves by one second each time it is read: pauses come by count."""
+    clock = SimpleNamespace(monotonic=count().__next__)
+    monkeypatch.setattr(training, "time", clock)
+    return clock.monotonic

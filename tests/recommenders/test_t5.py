@@ -1,7 +1,6 @@
 """T5Recommender: planted structure, analytic counts, ties, saving, resumption, refusals."""
 
 import copy
-import time
 
 import numpy as np
 import pytest
@@ -162,7 +161,7 @@ def test_save_and_load(fitted, tmp_path):
         T5Recommender.load(path)
 
 
-def test_paused_and_resumed_training_is_the_same(tmp_path):
+def test_paused_and_resumed_training_is_the_same(tmp_path, ticks):
     """Stopped after every few steps; dropout and validation included."""
     split, sids, _ = planted(users=60)
     settings = SMALL | dict(dropout=0.1, batch_size=16, patience=2, validate_users=20)
@@ -171,7 +170,7 @@ def test_paused_and_resumed_training_is_the_same(tmp_path):
     while True:
         model = T5Recommender(epochs=4, **settings)
         try:
-            model.fit(split, sids, checkpoint=checkpoint, deadline=time.monotonic() + 0.15)
+            model.fit(split, sids, checkpoint=checkpoint, deadline=ticks() + 12)
             break
         except TrainingPaused:
             pauses += 1
