@@ -326,8 +326,12 @@ class Work:
             return self.sids
         return self.sids.resolve("extra_digit")
 
+    def fitted_recommender(self):
+        sids = self.semantic_ids(self.estimators["recommender"].unique_ids)
+        return self.fit("recommender", self.split, sids)
+
     def run_recommender(self) -> dict:
-        recommender = self.fit("recommender", self.split, self.semantic_ids(unique=True))
+        recommender = self.fitted_recommender()
         recommender.save(self.folder / "recommender.safetensors")
         return _describe(recommender)
 
@@ -336,7 +340,7 @@ class Work:
 
         from semid_lib.evaluation import evaluate
 
-        recommender = self.fit("recommender", self.split, self.semantic_ids(unique=True))
+        recommender = self.fitted_recommender()
         result = evaluate(recommender, self.split, part, ks=CUTOFFS, progress=self.progress)
         tensors = {"users": torch.from_numpy(result.users)}  # for paired comparisons of two runs
         for rule, ranks in result.ranks.items():

@@ -73,11 +73,11 @@ class Entry:
 #: Minutes of one run on Beauty in the paper profile, and of one on MovieLens-100K in the quick one.
 _MINUTES = {
     "resid": 20, "sasrec": 3, "sasrec*": 4, "e2": 22, "q2": 18, "e3": 28, "bert4rec": 8,
-    "bert4rec*": 9, **{name: 20 for name in TOKENIZERS},
+    "bert4rec*": 9, **{name: 20 for name in TOKENIZERS}, "rpg": 20, "acerec": 60,
 }  # fmt: skip
 _QUICK_MINUTES = {
     "resid": 1.5, "q2": 1.5, "e2": 1.5, "e3": 1.5, "sasrec": 0.5, "sasrec*": 0.5, "bert4rec": 0.5,
-    "bert4rec*": 0.5, **{name: 1.5 for name in TOKENIZERS},
+    "bert4rec*": 0.5, **{name: 1.5 for name in TOKENIZERS}, "rpg": 1, "acerec": 1.5,
 }  # fmt: skip
 #: Steps of a learnt tokenizer in a run that ends with its codes: a minute or two of a CPU's core;
 #: in R3-VAE's sweep of twelve cells a quarter of that.
@@ -107,7 +107,8 @@ def entries() -> list[Entry]:
                     yield Entry(system, data, seed, minutes=_MINUTES[system] * longer)
 
     compared = ("resid", "sasrec", "sasrec*")
-    ablated = [system for system in _MINUTES if system not in (*compared, *TOKENIZERS)]
+    others = (*compared, *TOKENIZERS, "rpg", "acerec")
+    ablated = [system for system in _MINUTES if system not in others]
     quick = [
         Entry(system, "ml-100k", seed, variant, minutes, "quick")
         for seed in range(5)
@@ -116,11 +117,13 @@ def entries() -> list[Entry]:
     ]
     again = [
         entry for seed in (1, 2)
-        for entry in (*trained(compared, [seed]), *_tokenizers(TOKENIZERS, seed=seed))
+        for entry in (
+            *trained(compared, [seed]), *_tokenizers(TOKENIZERS, seed=seed), *_table3(seed)
+        )
     ]  # fmt: skip
     return [
-        *floors, *trained(compared, [0]), *trained(ablated, [0]), *_sweeps(), *_r3vae(), *again,
-        *quick,
+        *floors, *trained(compared, [0]), *trained(ablated, [0]), *_sweeps(), *_r3vae(),
+        *_acerec(), *again, *quick,
     ]  # fmt: skip
 
 
@@ -149,6 +152,37 @@ def _sweep() -> list[Entry]:
     return _tokenizers(
         ["r3vae"], variants=[v for v in SYSTEMS["r3vae"].variants if v.startswith("t")]
     )
+
+
+def _table3(seed: int = 0) -> list[Entry]:
+    """ACERec's Table 3 on Instruments: row 1, row 6, then those between."""
+    parts = [name for name in SYSTEMS["acerec"].variants if name.startswith("atm")]
+    order = (parts[0], "default", *parts[1:])
+    return [Entry("acerec", "instruments", seed, variant, 4) for variant in order]
+
+
+#: Minutes of ACERec on one data-centre GPU.
+_LONG_MINUTES = {"instruments": 4, "office": 15, "beauty": 60, "toys": 60, "sports": 90}
+
+
+def _acerec() -> list[Entry]:
+    """ACERec's Table 3, then Tables 1, 2 and 4, and Figs. 3 to 12."""
+
+    def some(system, dataset, variants=("default",)):
+        cost = _LONG_MINUTES[dataset] / (3 if system == "rpg" else 1)
+        return [Entry(system, dataset, 0, variant, cost) for variant in variants]
+
+    names, small = list(SYSTEMS["acerec"].variants), ("instruments", "office")
+    found = _table3() + some("rpg", "instruments")
+    found += [replace(e, dataset="office", minutes=15) for e in _table3()] + some("rpg", "office")
+    for dataset in small:
+        found += some("acerec", dataset, [n for n in names if n.startswith(("merger", "anchor"))])
+    for dataset in ("beauty", "toys", "sports"):
+        found += some("rpg", dataset) + some("acerec", dataset)
+    for dataset in small:
+        found += some("acerec", dataset, [n for n in names if n.startswith(("digits", "lambda"))])
+        found += some("rpg", dataset, SYSTEMS["rpg"].variants)
+    return found
 
 
 def _sweeps() -> list[Entry]:

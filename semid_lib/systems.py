@@ -196,8 +196,56 @@ _R3VAE_VARIANTS = {name: {"quantizer": changed} for name, changed in _R3VAE_SETT
 #: Where R3-VAE's Table 2 has vectors of behaviour, ours are ALS's: TokenRec, whose data these are,
 #: factorises too, into 64 numbers (LightGCN), which OPQ's three blocks do not divide.
 _BEHAVIOUR = ("lastfm", "ml-1m", "clothing")
+#: ACERec, Appendix A.2, and what it takes over from RPG. Its grid of rates, batches and lambda is
+#: not run: one point of it. The warm-up of RPG, 10,000 steps, is longer than a run on small sets.
+_LONG = {
+    "dim": 448, "num_layers": 2, "num_heads": 4, "ffn_dim": 1024, "dropout": 0.5,
+    "temperature": 0.03, "head_norm": "rpg", "max_history": 50, "long_histories": "rows",
+    "learning_rate": 3e-3, "weight_decay": 0.0, "warmup": 0.05, "clip": 1.0, "batch_size": 256,
+    "epochs": 150, "patience": 20,
+}  # fmt: skip
+_ACEREC = {
+    **_LONG, "merger": "atm", "ratio": 8, "anchor": "intent", "alignment": 0.03,
+    "alignment_temperature": 0.07, "debias": 0.02, "learning_rate": 5e-3, "batch_size": 128,
+}  # fmt: skip
+_LONG_QUICK = {
+    "dim": 64, "num_heads": 2, "ffn_dim": 128, "dropout": 0.1, "max_history": 20,
+    "long_histories": "windows", "learning_rate": 2e-3, "batch_size": 16, "epochs": 6,
+    "samples_per_epoch": 1500, "precision": "float64",
+}  # fmt: skip
+#: What is printed for a dataset: 64 digits for Instruments, else 32 (ACERec C.1); RPG's own.
+_PRINTED = {
+    (title, "instruments"): {"quantizer": {"num_blocks": 64}} for title in ("RPG", "ACERec")
+} | {
+    ("RPG", "beauty"): {"recommender": {"learning_rate": 1e-2}},
+    ("RPG", "sports"): {"quantizer": {"num_blocks": 16}},
+    ("RPG", "toys"): {"quantizer": {"num_blocks": 16}},
+}
+#: Behaviour vectors stand in where items have no text, or titles and genres that predict little.
+_NO_TEXT = ("office", "clothing", "baby", "lastfm", "ml-1m", "ml-100k")
+_POOLED, _ALONE = {"merger": "mean", "ratio": None}, {"alignment": 0.0}
+#: ACERec, Tables 3 and 4, Figs. 4, 8, and 3, 7 and 10: m digits merged into k latents.
+_ACEREC_VARIANTS = {
+    name: {"recommender": changed}
+    for name, changed in {
+        "atm0-intent0-isa0": {**_POOLED, **_ALONE, "anchor": "last"},
+        "atm1-intent0-isa0": {**_ALONE, "anchor": "last"},
+        "atm0-intent1-isa0": {**_POOLED, **_ALONE},
+        "atm0-intent1-isa1": _POOLED,
+        "atm1-intent1-isa0": _ALONE,
+        **{f"merger-{name}": {"merger": name} for name in ("mlp", "mean", "conv")},
+        **{f"anchor-{name}": {**_ALONE, "anchor": name} for name in ("mean", "mlp")},
+        **{f"lambda-{x}": {"alignment": x} for x in (0.001, 0.003, 0.005, 0.007, 0.01, 0.1)},
+    }.items()
+} | {"digits-4-direct": {
+    "quantizer": {"num_blocks": 4}, "recommender": {"merger": "mean", "ratio": 1}
+}} | {
+    f"digits-{m}-latents-{k}": {"quantizer": {"num_blocks": m}, "recommender": {"ratio": m // k}}
+    for m, k in ((8, 1), (16, 2), (16, 4), (16, 8), *((m, k) for m in (32, 64) for k in (2, 4, 8)),
+                 (32, 16), (64, 16), (64, 32))
+}  # fmt: skip
 #: Variants that trace a curve, and stand in no table of systems.
-SWEEPS = ("checkpoint-", "size-", "branching-", "lambda-", "t0.", "t1-")
+SWEEPS = ("checkpoint-", "size-", "branching-", "lambda-", "t0.", "t1-", "digits-")
 
 
 def _sequential(title: str, name: str, paper: Settings, quick: Settings, cut=(), **variants):
@@ -247,6 +295,33 @@ def _tokenizer(title: str, name: str, paper: Mapping, quick: Mapping, **variants
             "recommender: items that share an ID get a digit more (R3-VAE says nothing)",
         ),
     )  # fmt: skip
+
+
+def _parallel(title: str, name: str, paper: Mapping, **variants) -> System:
+    """A recommender that predicts all digits of an OPQ code of text or behaviour at once."""
+    return System(
+        title=title,
+        stages={
+            "encoder": _TEXT,
+            "quantizer": "semid_lib.quantizers:OPQ",
+            "recommender": f"semid_lib.recommenders:{name}",
+        },
+        paper={
+            "encoder": {
+                "model": "minilm", "pca": 128, "whiten": True, "normalize": False, "empty": "zero"
+            },
+            "quantizer": {"num_blocks": 32, "num_codes": 256}, "recommender": paper,
+        },
+        quick={
+            "encoder": {"model": "tfidf", "dim": 96, "pca": 64},
+            "quantizer": {"num_blocks": 16, "num_codes": 64}, "recommender": _LONG_QUICK,
+        },
+        variants=variants,
+    )  # fmt: skip
+
+
+def _all_at_once(system: System) -> bool:
+    return system.stages["recommender"].endswith((":RPG", ":ACERec"))
 
 
 def _floor(title: str, name: str, **settings) -> System:
@@ -303,13 +378,20 @@ SYSTEMS: dict[str, System] = {
     "r3vae": _tokenizer(
         "R3-VAE", "R3VAE", {**_LEARNT, "num_levels": 3}, _LEARNT_QUICK, **_R3VAE_VARIANTS
     ),
+    "rpg": _parallel(
+        "RPG", "RPG", _LONG,
+        **{f"digits-{m}": {"quantizer": {"num_blocks": m}} for m in (8, 16, 32, 64)},
+    ),
+    "acerec": _parallel("ACERec", "ACERec", _ACEREC, **_ACEREC_VARIANTS),
     "popularity": _floor("Popularity", "Popularity"),
     "markov": _floor("Markov chain", "MarkovChain"),
     "itemknn": _floor("Item-kNN", "ItemKNN", neighbours=None, shrinkage=0.0),
 }  # fmt: skip
 FLOORS = tuple(name for name, system in SYSTEMS.items() if not system.seeded)
 #: The seven of R3-VAE's Tables 1, 2 and 6, in their order.
-TOKENIZERS = tuple(n for n, system in SYSTEMS.items() if system.stages.get("encoder") == _TEXT)
+TOKENIZERS = tuple(
+    n for n, s in SYSTEMS.items() if s.stages.get("encoder") == _TEXT and not _all_at_once(s)
+)
 
 #: The trees' branching: b1 * b2 about n/10 to n/20 (ReSID, Appendix G), the last level is counted.
 BRANCHING = {
@@ -403,7 +485,11 @@ def plan(
 def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
     """Class, paper and quick settings of a stage, with what the data decide."""
     place, paper, quick = system.stages[role], system.paper[role], system.quick.get(role, {})
-    if place == _TEXT and data.name in _BEHAVIOUR:
+    if _all_at_once(system):
+        if place == _TEXT and data.name in _NO_TEXT:
+            return "semid_lib.encoders:ALS", {"dim": 128}, {"dim": 64}
+        paper = {**paper, **_PRINTED.get((system.title, data.name), {}).get(role, {})}
+    elif place == _TEXT and data.name in _BEHAVIOUR:
         return "semid_lib.encoders:ALS", {"dim": 66, "normalize": True}, {}
     if place.split(":")[1] in _TREE:
         paper = {"branching": branching(data.name, data.num_items), **paper}
@@ -414,6 +500,10 @@ def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:
     """What the dataset itself changes against ReSID's (Amazon-2023, five complete fields)."""
     if not system.seeded:
         return []
+    if _all_at_once(system):
+        bare = data.name in _NO_TEXT
+        ours = "behaviour (ALS), for want of text" if bare else "the items' words"
+        return [f"vectors: of {ours} (ACERec and RPG: sentence-t5-base's of the metadata)"]
     if system.stages.get("encoder") == _TEXT:
         ours = "of behaviour (ALS)" if data.name in _BEHAVIOUR else "of the items' words"
         return [f"vectors: {ours} (R3-VAE does not name its encoder)"]

@@ -17,7 +17,7 @@ from semid_lib.data import synthetic_catalogue
 from semid_lib.encoders import FAMAE
 from semid_lib.errors import CheckpointError, DataError, InputError, UnorderedError
 from semid_lib.quantizers import GAOQ
-from semid_lib.recommenders import BERT4Rec, SASRec, T5Recommender
+from semid_lib.recommenders import RPG, ACERec, BERT4Rec, SASRec, T5Recommender
 from semid_lib.storage import load_tensors
 from semid_lib.training import TrainingPaused
 
@@ -469,6 +469,23 @@ def test_a_tokenizers_whole_run_gives_colliding_items_a_digit_more(tiny, tmp_pat
     assert found["collision_rate"] == 80 / len(np.unique(raw.codes, axis=0)) > 1
     assert T5Recommender.load(tmp_path / "recommender.safetensors").sids_ == unique
     assert any("a digit more" in text for text in record["cut"])
+
+
+@pytest.mark.parametrize("system", ["rpg", "acerec"])
+def test_long_codes_are_left_as_they_are_and_equal_ones_tie(system, tiny, tmp_path):
+    small = {"dim": 8, "num_heads": 2, "ffn_dim": 8, "epochs": 1}
+    overrides = {
+        "encoder": {"dim": 9, "pca": 8}, "quantizer": {"num_blocks": 4, "num_codes": 2},
+        "recommender": {**small, **({"ratio": 2} if system == "acerec" else {})},
+    }  # fmt: skip
+    record = pipeline.run(system, tiny, overrides=overrides, folder=tmp_path, device="cpu")
+    results.check_record(record)
+    assert record["diagnostics"]["quantizer"]["collision_rate"] >= 80 / 2**4
+    model = {"rpg": RPG, "acerec": ACERec}[system]
+    assert model.load(tmp_path / "recommender.safetensors").network_.rows.shape == (80, 4)
+    ranks = load_tensors(tmp_path / "test.ranks.safetensors", "ranks")[0]
+    assert ranks["all.ties"].max() > 0
+    assert "sentence-t5-base" in record["cut"][0]
 
 
 @pytest.mark.parametrize("system", ["vqvae", "rqvae", "mq", "r3vae"])

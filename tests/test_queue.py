@@ -55,7 +55,7 @@ def test_every_experiment_of_the_resid_chapters_is_there():
     assert {e.system for e in queue.select("*--size-*")} == sizes
     assert len(queue.select("sasrec--size-*")) == 5
     quick = [e for e in queue.entries() if e.profile == "quick"]
-    assert len(quick) == 85 and {e.seed for e in quick} == set(range(5))
+    assert len(quick) == 95 and {e.seed for e in quick} == set(range(5))
     assert {e.system for e in quick} == {n for n, s in SYSTEMS.items() if s.seeded} - {"tiger"}
 
 
@@ -75,6 +75,24 @@ def test_every_experiment_of_the_r3vae_chapters_is_there():
         }  # fmt: skip
 
 
+def test_every_experiment_of_the_acerec_chapters_is_there():
+    """Tables 1 to 4, Figs. 3, 4, 7, 8 and 10; row 1 and row 6 of Table 3 before the others."""
+    entries = [e for e in queue.entries() if e.system in ("rpg", "acerec") and e.profile == "paper"]
+    for system in ("rpg", "acerec"):
+        default = {e.dataset for e in entries if e.system == system and e.variant == "default"}
+        assert default == {"instruments", "office", "beauty", "toys", "sports"}
+        for dataset in ("instruments", "office"):
+            found = {e.variant for e in entries if (e.system, e.dataset) == (system, dataset)}
+            assert found == {"default", *SYSTEMS[system].variants}
+    first = [(e.variant, e.seed) for e in entries if e.dataset == "instruments"][:7]
+    rows = ["atm0-intent0-isa0", "default", "atm1-intent0-isa0", "atm0-intent1-isa0",
+            "atm0-intent1-isa1", "atm1-intent1-isa0"]  # fmt: skip
+    assert first[:6] == [(row, 0) for row in rows]
+    again = {(e.variant, e.seed) for e in entries if e.seed}
+    assert again == {(row, seed) for row in rows for seed in (1, 2)}
+    assert len({e.name for e in queue.entries()}) == len(queue.entries())
+
+
 def test_learnt_tokenizers_have_one_budget_in_runs_that_end_with_their_codes():
     for entry in queue.code_entries():
         learnt = entry.system in ("vqvae", "rqvae", "mq", "r3vae") and entry.profile == "paper"
@@ -91,7 +109,7 @@ def test_every_variant_of_an_entry_exists():
 
 def test_code_entries_are_those_with_codes_of_their_own():
     codes = queue.code_entries()
-    systems = {"resid", "e2", "e3", "q2", *TOKENIZERS} | {"tiger"} & set(SYSTEMS)
+    systems = {"resid", "e2", "e3", "q2", "rpg", "acerec", *TOKENIZERS} | {"tiger"} & set(SYSTEMS)
     assert {e.system for e in codes} == systems
     variants = {e.variant for e in codes if e.system == "resid"}
     assert "branching-16x24" in variants and "checkpoint-3" in variants

@@ -56,6 +56,27 @@ def test_paper_presets_hold_the_printed_settings():
     assert quantizer["branching"] == (32, 40, "auto")
 
 
+def test_long_codes_have_the_printed_settings():
+    """ACERec, Appendix A.2 and C.1; RPG's published commands."""
+    encoder, quantizer, model = systems.plan("acerec", dataset("instruments"), "paper").stages
+    assert encoder.settings["pca"] == 128 and quantizer.settings["num_blocks"] == 64
+    assert {
+        "dim": 448, "num_layers": 2, "num_heads": 4, "ffn_dim": 1024, "ratio": 8,
+        "debias": 0.02, "temperature": 0.03, "alignment_temperature": 0.07, "max_history": 50,
+    }.items() <= model.settings.items()  # fmt: skip
+    plan = systems.plan("rpg", dataset("beauty"), "paper")
+    assert plan.stages[1].settings == {"num_blocks": 32, "num_codes": 256}
+    assert plan.stages[2].settings["learning_rate"] == 1e-2
+    assert systems.plan("rpg", dataset("toys"), "paper").stages[1].settings["num_blocks"] == 16
+    office = systems.plan("acerec", dataset("office"), "paper")
+    assert office.stages[0].place.endswith(":ALS") and "for want of text" in office.cut[0]
+    row = systems.plan("acerec", dataset("office"), "paper", "atm0-intent0-isa0").stages[2].settings
+    whole = office.stages[2].settings
+    assert {k for k in row if row[k] != whole[k]} == {"merger", "ratio", "anchor", "alignment"}
+    short = systems.plan("acerec", dataset("toys"), "paper", "digits-4-direct")
+    assert short.stages[1].settings["num_blocks"] == 4 and short.stages[2].settings["ratio"] == 1
+
+
 def test_only_starred_systems_read_fields():
     for name in ("sasrec", "bert4rec"):
         assert systems.plan(name, dataset()).stages[0].settings["field_names"] == ()

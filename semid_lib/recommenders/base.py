@@ -28,6 +28,7 @@ class Recommender(BaseEstimator):
     """
 
     needs_history = True
+    unique_ids = True  # semantic IDs that two items share are made longer before `fit`
 
     def _see(self, split) -> None:
         """Remember the catalogue of `split`: how many items, and their original ids."""

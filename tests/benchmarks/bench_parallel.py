@@ -1,0 +1,238 @@
+"""RPG and ACERec: training with rows as long as the histories or of 50 items; users a second."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import GPT2Config, GPT2Model
+
+from harness import Job, measure, require, store
+from semid_lib.data import leave_one_out, load_dataset
+from semid_lib.evaluation import evaluate
+from semid_lib.pipeline import runs_folder
+from semid_lib.recommenders import RPG, ACERec, T5Recommender
+from semid_lib.results import run_name
+from semid_lib.runtime import keep_memory
+
+DIGITS, CODES, ITEMS, USERS, BATCHES = 32, 256, 50, 32, 3
+GPT2 = dict(n_embd=448, n_layer=2, n_head=4, n_inner=1024, n_positions=ITEMS, resid_pdrop=0.0)
+
+
+@cache
+def split():
+    return leave_one_out(load_dataset("beauty"))
+
+
+def fresh(kind, **settings):
+    """A model with random codes, which cost what learnt ones cost, and large random weights."""
+    torch.manual_seed(0)
+    model = kind(max_history=ITEMS, device="cpu", **settings)
+    codes = np.random.default_rng(0).integers(0, CODES, (split().num_items, DIGITS))
+    model._build(codes, [CODES] * DIGITS)
+    for name, parameter in model.network_.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def batches(model, first):
+    """Batches from short to long, as an epoch in length buckets has: `[3, USERS]` samples each."""
+    rows = np.stack(model._sequences(split()))
+    shuffled = np.random.default_rng(first).permutation(rows.shape[1])
+    lengths = rows[1, shuffled] - rows[0, shuffled]
+    order = shuffled[np.argsort(lengths, kind="stable")]
+    middles = ((np.arange(BATCHES) + 0.5) / BATCHES * len(order)).astype(int)
+    return [torch.as_tensor(rows[:, order[m : m + USERS]]) for m in middles]
+
+
+def train(network, loss, blocks):
+    """A step of AdamW on each batch; returns the losses."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+    losses = []
+    for block in blocks:
+        value = loss(block)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(value.item())
+    return losses
+
+
+@cache
+def items_and_counts():
+    counts = torch.as_tensor(split().train_counts())
+    return torch.as_tensor(split().items), counts.clamp(min=1)
+
+
+def our_loss(model):
+    return lambda rows: model._loss(items_and_counts()[0], rows, items_and_counts()[1]) / USERS
+
+
+def padded(rows):
+    """Items `[B, 50]`, which are valid, and what follows the valid ones."""
+    items, (start, end, first) = items_and_counts()[0], rows
+    place = start[:, None] + torch.arange(ITEMS)
+    keep = (place >= first[:, None]) & (place < end[:, None])
+    return items[torch.minimum(place, end[:, None] - 1)], keep, items[place[keep] + 1]
+
+
+def padded_loss(model):
+    """The same network on rows of 50 items."""
+
+    def loss(rows):
+        read, keep, targets = padded(rows)
+        both = torch.cat([read.flatten(), targets])
+        known, at = torch.unique(both, return_inverse=True)
+        vectors, summaries = model.network_.vectors(known)
+        hidden = model.network_(vectors[at[: read.numel()].view(read.shape)], keep)
+        wanted = at[read.numel() :]
+        counts = items_and_counts()[1]
+        return model._objective(hidden, known, wanted, summaries, counts) / USERS
+
+    return loss
+
+
+def hugging_face(ours):
+    """`GPT2Model` with the weights of our RPG, and RPG's heads: one linear layer each."""
+    config = GPT2Config(
+        vocab_size=1, activation_function="gelu_new", embd_pdrop=ours.network_.dropout.p,
+        attn_pdrop=ours.network_.blocks[0].rate, **GPT2,
+    )  # fmt: skip
+    net, gpt = ours.network_, GPT2Model(config)
+    with torch.no_grad():
+        gpt.wpe.weight.copy_(net.position)
+        for block, copy in zip(net.blocks, gpt.h):
+            for name in ("weight", "bias"):
+                one = torch.cat([getattr(block.query, name), getattr(block.key_value, name)])
+                for target, source in (
+                    (copy.attn.c_attn, one), (copy.attn.c_proj, getattr(block.out, name)),
+                    (copy.mlp.c_fc, getattr(block.inner, name)),
+                    (copy.mlp.c_proj, getattr(block.outer, name)),
+                    (copy.ln_1, getattr(block.norm1, name)),
+                    (copy.ln_2, getattr(block.norm2, name)),
+                ):  # fmt: skip
+                    getattr(target, name).copy_(source.T if source.dim() == 2 else source)
+        gpt.ln_f.load_state_dict(net.norm.state_dict())
+    heads = torch.nn.ModuleList(torch.nn.Linear(448, 448) for _ in range(DIGITS))
+    for head, weight, bias in zip(heads, net.heads, net.head_bias):
+        head.weight.data.copy_(weight)
+        head.bias.data.copy_(bias)
+    table = torch.nn.Embedding.from_pretrained(net.table.detach().clone(), freeze=False)
+    return torch.nn.ModuleDict({"gpt": gpt, "heads": heads, "table": table}).train()
+
+
+def gpt2_loss(network, model):
+    """RPG's loss, its heads applied to the valid positions alone."""
+
+    def loss(rows):
+        read, keep, targets = padded(rows)
+        vectors = network["table"](model.network_.rows[read]).mean(2)
+        lengths = rows[1] - rows[0]
+        mask = torch.arange(ITEMS) < lengths[:, None]
+        hidden = network["gpt"](inputs_embeds=vectors, attention_mask=mask).last_hidden_state[keep]
+        codes, total = model.network_.codes(targets), 0.0
+        books = F.normalize(network["table"].weight, dim=-1).view(DIGITS, CODES, -1)
+        for k, head in enumerate(network["heads"]):
+            state = F.normalize(hidden + F.silu(head(hidden)), dim=-1)
+            logits = state @ books[k].T / model.temperature
+            total = total + F.cross_entropy(logits, codes[:, k], reduction="sum")
+        return total / DIGITS / USERS
+
+    return loss
+
+
+def same_losses(kind, peer):
+    """Gate: the losses of the batches without dropout, before a step and after each."""
+
+    @cache
+    def check():
+        model = fresh(kind, dropout=0.0)
+        ours, theirs, network = model, *peer(fresh(kind, dropout=0.0))
+        blocks = batches(model, 99)
+        away = np.abs(
+            np.subtract(
+                train(ours.network_, our_loss(ours), blocks), train(network, theirs, blocks)
+            )
+        ).max()
+        require(away < 1e-3, f"losses differ by {away:.1e}")
+        return f"losses of {BATCHES} steps without dropout within {away:.0e}"
+
+    return lambda rounds: check()
+
+
+def job(name, kind, peer, of, target):
+    model, (loss, network) = fresh(kind), peer(fresh(kind))
+    keep_memory()
+    return Job(
+        name=name,
+        input=f"Beauty's histories, {BATCHES} batches of {USERS} from short to long, "
+        f"{DIGITS} x {CODES} codes, width 448; the peer padded to {ITEMS} items",
+        peer=of, target=target, setup=lambda round: (batches(model, round),),
+        ours=lambda blocks: train(model.network_.train(), our_loss(model), blocks),
+        theirs=lambda blocks: train(network.train(), loss, blocks),
+        gate=same_losses(kind, peer),
+    )  # fmt: skip
+
+
+def itself(model):
+    return padded_loss(model), model.network_
+
+
+def with_gpt2(model):
+    network = hugging_face(model)
+    return gpt2_loss(network, model), network
+
+
+def test_acerec_train(benchmark):
+    measure(job("acerec_train", ACERec, itself, "torch", 3), benchmark)
+
+
+def test_rpg_train(benchmark):
+    measure(job("rpg_train", RPG, with_gpt2, "transformers", 2), benchmark)
+
+
+# --- users a second beside NDCG@10, of finished runs
+
+SYSTEMS = {"ACERec": "acerec", "RPG": "rpg", "RPG, graph": "rpg", "T5, 50 beams": "rqvae"}
+
+
+def finished(dataset):
+    """The models of the runs on a dataset, or None if one has not been run here."""
+    found = {}
+    for name, system in SYSTEMS.items():
+        run = run_name(system, "default", dataset, "paper", 0)
+        files = sorted(runs_folder().glob(f"{run}-*/recommender.safetensors"))
+        if not files:
+            return None
+        kind = {"acerec": ACERec, "rpg": RPG}.get(system, T5Recommender)
+        found[name] = kind.load(files[-1]).set_params(device="cpu")
+    return found
+
+
+def test_decoding():
+    """One run: 256 test users at once, top 10; NDCG@10 of all test users."""
+    datasets = [name for name in ("toys", "beauty", "instruments") if finished(name)]
+    require(bool(datasets), "no dataset has finished runs of all of acerec, rpg and rqvae")
+    data, models, texts = leave_one_out(load_dataset(datasets[0])), finished(datasets[0]), []
+    beams, edges, steps = (200, 20, 3) if datasets[0] == "toys" else (20, 200, 3)
+    models["RPG, graph"].set_params(decoding="graph", beams=beams, edges=edges, steps=steps)
+    histories, seconds = data.histories("test")[:256], {name: [] for name in models}
+    for _ in range(6):
+        for name, model in models.items():
+            began = time.perf_counter()
+            model._generate(histories, 10, False)
+            seconds[name].append(time.perf_counter() - began)
+    for name, model in models.items():
+        speed = len(histories) / np.median(seconds[name][1:])
+        ndcg = evaluate(model, data, "test", ks=(10,)).metrics()["ndcg@10"]
+        texts.append(f"{name}: {speed:.0f} users/s, NDCG@10 {ndcg:.4f}")
+    store({
+        "job": "parallel_decoding", "input": f"{datasets[0]}, recorded models, 256 users, top 10",
+        "peer": "each other", "quality": "; ".join(texts), "peer s": "", "our s": "", "ratio": "",
+        "target": "none", "met": "", "raw": seconds,
+    })  # fmt: skip

@@ -1,0 +1,108 @@
+"""Holistic scoring against sums made item by item, full sorts, and the memory it may take."""
+
+import numpy as np
+import pytest
+import torch
+
+from semid_lib.errors import CodesError, InputError
+from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
+
+
+def problem(users=7, items=50, digits=4, codes=5, dtype=torch.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    table = rng.integers(0, codes, (items, digits))
+    log_probs = torch.tensor(rng.normal(size=(users, digits, codes)), dtype=dtype).log_softmax(-1)
+    return log_probs, table
+
+
+def summed(log_probs, codes):
+    """Every score as a plain sum, one user and item at a time."""
+    return np.array([
+        [sum(float(user[d, c]) for d, c in enumerate(item)) for item in codes]
+        for user in log_probs
+    ])  # fmt: skip
+
+
+def sorted_items(scores, k):
+    """Items by falling score, the first of equals first."""
+    return np.array([sorted(range(len(s)), key=lambda j: (-s[j], j))[:k] for s in scores])
+
+
+@pytest.mark.parametrize("users, items", [(1, 1), (7, 50), (70, 4100)])
+def test_scores_are_the_sums(users, items):
+    log_probs, codes = problem(users, items, digits=3)
+    scores = holistic_scores(log_probs, table_rows(codes, 5))
+    assert scores.shape == (users, items) and scores.dtype == torch.float64
+    np.testing.assert_allclose(scores.numpy()[:5], summed(log_probs[:5], codes), atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 10, 49, 50])
+def test_top_items_equal_a_full_sort(k):
+    """Few codes, so that many items are equal and the order among them is tested too."""
+    log_probs, codes = problem(users=66, digits=2, codes=3)
+    rows = table_rows(codes, 3)
+    items, values = top_items(log_probs, rows, k)
+    scores = holistic_scores(log_probs, rows).numpy()
+    np.testing.assert_array_equal(items, sorted_items(scores, k))
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, items.numpy(), 1))
+
+
+def test_top_items_of_many_chunks():
+    log_probs, codes = problem(users=3, items=9001, digits=8, codes=16, dtype=torch.float32)
+    rows = table_rows(codes, 16)
+    items, _ = top_items(log_probs, rows, 25)
+    np.testing.assert_array_equal(items, sorted_items(holistic_scores(log_probs, rows).numpy(), 25))
+
+
+def test_equal_codes_have_equal_scores_to_the_bit():
+    log_probs, codes = problem(users=5, items=5000, digits=32, codes=64, dtype=torch.float32)
+    codes[4990] = codes[3]
+    scores = holistic_scores(log_probs, table_rows(codes, 64))
+    assert torch.equal(scores[:, 3], scores[:, 4990])
+
+
+def test_impossible_codes_stand_last():
+    log_probs, codes = problem(items=10)
+    log_probs[:, 0, codes[4, 0]] = -torch.inf
+    items, values = top_items(log_probs, table_rows(codes, 5), 10)
+    assert values[:, -1].isneginf().all() and (items[:, -1] < 10).all()
+    assert items.sort(1).values.equal(torch.arange(10).expand(7, 10))
+
+
+def test_half_precision_is_most_exact_at_the_top():
+    """32 digits of 256 codes, as in the papers; the bounds are what the docstring leads to."""
+    log_probs, codes = problem(64, 12_101, 32, 256, torch.float32)
+    rows = table_rows(codes, 256)
+    whole, half = (holistic_scores(log_probs, rows, h) for h in (False, True))
+    assert (whole - half).abs().max() < 0.1 and half.dtype == torch.float32
+    items, values = top_items(log_probs, rows, 10)
+    near, _ = top_items(log_probs, rows, 10, half=True)
+    kept = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(items, near)])
+    assert kept > 0.97
+    peaked = 8 * log_probs.clone()  # as a trained model's
+    peaked[:, torch.arange(32), codes[7]] = 0.0
+    exact = holistic_scores(peaked, rows, half=True)[:, 7]
+    assert exact.abs().max() == 0 and values.dtype == torch.float32
+
+
+def test_rows_are_small_integers():
+    assert table_rows([[0, 255]] * 3, 256).dtype == torch.int16
+    assert table_rows(np.zeros((2, 128), int), 256).dtype == torch.int16
+    assert table_rows(np.zeros((2, 129), int), 256).dtype == torch.int32
+    assert table_rows([[1, 0], [2, 3]], 4).tolist() == [[1, 4], [2, 7]]
+
+
+@pytest.mark.parametrize(
+    "codes, what",
+    [([[0, 4]], "0..3"), ([[-1, 0]], "0..3"), ([[0.5, 1.0]], "integers"), ([0, 1], "integers")],
+)
+def test_codes_outside_their_codebook(codes, what):
+    with pytest.raises(CodesError, match=what):
+        table_rows(codes, 4)
+
+
+@pytest.mark.parametrize("k", [0, 51])
+def test_a_list_longer_than_the_catalogue(k):
+    log_probs, codes = problem()
+    with pytest.raises(InputError, match="1..50"):
+        top_items(log_probs, table_rows(codes, 5), k)
