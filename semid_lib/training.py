@@ -248,6 +248,7 @@ class _Loop:
         self.best: dict[str, Tensor] | None = None
         self.best_value, self.bad_epochs = -math.inf, 0
         self.step, self.position, self.spent, self.finished = 0, 0, 0.0, False
+        self.sound = torch.zeros((), dtype=torch.int64, device=self.device)  # last finite step
         self.fingerprint = ""
         self._clear()
 
@@ -283,6 +284,7 @@ class _Loop:
         self.scaler.update()
         self.seen += len(batch)
         self.step += 1
+        self.sound.masked_fill_(self.loss_sum.isfinite(), self.step)
 
     def mean_loss(self) -> float:
         """Mean loss per sample of the epoch so far; waits for the device."""
@@ -292,9 +294,11 @@ class _Loop:
         loss, parameters = self.mean_loss(), self.model.parameters()
         sound = torch.stack([p.detach().isfinite().all() for p in parameters]).all()
         if not (math.isfinite(loss) and sound):
-            what = f"the loss is {loss}" if not math.isfinite(loss) else "a weight is not finite"
+            what = f"a weight is not finite after step {self.step}"
+            if not math.isfinite(loss):
+                what = f"the loss is {loss} since step {int(self.sound) + 1}"
             raise InputError(
-                f"{what} in epoch {len(self.history.epochs) + 1}, after step {self.step}: lower "
+                f"{what}, in epoch {len(self.history.epochs) + 1}: lower "
                 "the learning rate, clip the gradient or look for non-finite inputs. "
                 "The checkpoint, if any, keeps the last good state."
             )
@@ -385,4 +389,5 @@ class _Loop:
         for name in _PAST:
             setattr(self.history, name, meta[name])
         self.history.steps = self.step
+        self.sound.fill_(self.step)
         self.loss_sum = tensors["loss_sum"].to(self.device)

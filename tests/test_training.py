@@ -255,7 +255,7 @@ def test_bad_loss_keeps_the_last_good_checkpoint(bad, tmp_path):
         return value * bad if len(problem.seen) == 9 else value
 
     problem.loss = loss
-    with pytest.raises(InputError, match=f"the loss is {bad} in epoch 2, after step"):
+    with pytest.raises(InputError, match=f"the loss is {bad} since step 9, in epoch 2"):
         problem.train(checkpoint=tmp_path / "c", save_every=0.0)
     tensors, meta = load_tensors(tmp_path / "c")
     assert meta["step"] == 8
@@ -272,7 +272,7 @@ def test_bad_gradient_of_a_finite_loss(tmp_path):
         return value + (value - value).sqrt() if len(problem.seen) == 4 else value
 
     problem.loss = loss
-    with pytest.raises(InputError, match="a weight is not finite in epoch 1, after step 4"):
+    with pytest.raises(InputError, match="a weight is not finite after step 4, in epoch 1"):
         problem.train(checkpoint=tmp_path / "c", save_every=0.0)
     tensors, meta = load_tensors(tmp_path / "c")
     assert meta["step"] == 3 and all(t.isfinite().all() for t in tensors.values())
@@ -281,7 +281,7 @@ def test_bad_gradient_of_a_finite_loss(tmp_path):
 def test_bad_loss_without_checkpoint():
     problem = Problem()
     problem.y = problem.y * torch.nan
-    with pytest.raises(InputError, match="the loss is nan in epoch 1, after step 6"):
+    with pytest.raises(InputError, match="the loss is nan since step 1, in epoch 1"):
         problem.train()
 
 

@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(monkeypat
         return (value * float("nan") if len(calls) > 5 else value, *rest)
 
     monkeypatch.setattr(ResidualAutoencoder, "losses", losses)
-    with pytest.raises(InputError, match="the loss is nan in epoch 3, after step 6"):
+    with pytest.raises(InputError, match="the loss is nan since step 6, in epoch 3"):
         model.fit(X)
     monkeypatch.undo()
     good = RQVAE(**SMALL, epochs=2).fit(X)
