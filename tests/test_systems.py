@@ -342,3 +342,21 @@ def test_importing_systems_loads_nothing_heavy():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
     assert "build" in dict(inspect.getmembers(systems.Stage))
+
+
+def test_a_table_takes_over_what_it_is_like_and_overrules_it():
+    """A hand-worked case of the rules in the head of systems.toml."""
+    shared = {
+        "small": {"paper": {"dim": 8, "layers": 1}, "quick": {"dim": 2}},
+        "deep": {"like": "small", "paper": {"layers": 6}},
+        "wide": {"paper": {"dim": 99, "sizes": [1, [2, 3]]}},
+    }
+    found = systems._resolved(
+        {"class": "m:C", "like": "deep wide", "quick": {"dim": "null"}}, shared
+    )
+    assert found == {
+        "class": "m:C", "paper": {"dim": 99, "layers": 6, "sizes": (1, (2, 3))},
+        "quick": {"dim": None},
+    }  # fmt: skip
+    assert list(found["paper"]) == ["dim", "layers", "sizes"]  # in the order of the first mention
+    assert shared["small"]["paper"] == {"dim": 8, "layers": 1}
