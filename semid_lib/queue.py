@@ -14,8 +14,10 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from semid_lib.errors import InputError, RecordError, SemidError
@@ -70,133 +72,35 @@ class Entry:
         return runs_folder() / f"{self.name}.waits"
 
 
-#: Minutes of one run on Beauty in the paper profile, and of one on MovieLens-100K in the quick one.
-_MINUTES = {
-    "resid": 20, "sasrec": 3, "sasrec*": 4, "e2": 22, "q2": 18, "e3": 28, "bert4rec": 8,
-    "bert4rec*": 9, **{name: 20 for name in TOKENIZERS}, "rpg": 20, "acerec": 60,
-}  # fmt: skip
-_QUICK_MINUTES = {
-    "resid": 1.5, "q2": 1.5, "e2": 1.5, "e3": 1.5, "sasrec": 0.5, "sasrec*": 0.5, "bert4rec": 0.5,
-    "bert4rec*": 0.5, **{name: 1.5 for name in TOKENIZERS}, "rpg": 1, "acerec": 1.5,
-}  # fmt: skip
+_FILE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 #: Steps of a learnt tokenizer in a run that ends with its codes: a minute or two of a CPU's core;
-#: in R3-VAE's sweep of twelve cells a quarter of that.
+#: in R3-VAE's sweep of temperatures and top-K, its variants "t...", a quarter of that.
 _CODES_STEPS, _SWEEP_STEPS = 2000, 500
-#: Fig. 4's minutes, smallest size first.
-_SIZES = {"resid": (8, 12, 20, 45, 120), "tiger": (8, 12, 20, 45, 120), "sasrec": (3, 3, 5, 9, 25)}
+
+
+def _systems(names: str) -> list[str]:
+    """The systems that the file names, groups taken apart."""
+    groups = {"floors": FLOORS, "tokenizers": TOKENIZERS}
+    return [system for name in names.split() for system in groups.get(name, [name])]
+
+
+_MINUTES = {name: guess for names, guess in _FILE["minutes"].items() for name in _systems(names)}
 
 
 def entries() -> list[Entry]:
-    """List every run of the queue, most informative first.
-
-    Floors cost seconds and stand in every table (baby has no order). Then ReSID's comparison and
-    its ablations with one seed on Beauty, Toys and Sports; then, on Beauty, the checkpoints of
-    Fig. 3, the branchings of Table 8 and the sizes of Fig. 4; then R3-VAE's tokenizers; then the
-    other seeds. Last the quick profile with five seeds on MovieLens-100K: the same systems at a
-    size for CPUs.
-    """
-    everywhere = ("beauty", "toys", "sports", "instruments", "office", "clothing", "lastfm",
-                  "ml-1m", "ml-100k")  # fmt: skip
-    floors = [Entry(system, data, minutes=0.2) for data in everywhere for system in FLOORS]
-
-    def trained(systems, seeds):
-        for seed in seeds:
-            for data in ("beauty", "toys", "sports"):
-                for system in systems:
-                    longer = 1.5 if data == "sports" else 1
-                    yield Entry(system, data, seed, minutes=_MINUTES[system] * longer)
-
-    compared = ("resid", "sasrec", "sasrec*")
-    others = (*compared, *TOKENIZERS, "rpg", "acerec")
-    ablated = [system for system in _MINUTES if system not in others]
-    quick = [
-        Entry(system, "ml-100k", seed, variant, minutes, "quick")
-        for seed in range(5)
-        for system, minutes in _QUICK_MINUTES.items()
-        for variant in ("default", *(v for v in SYSTEMS[system].variants if v == "id"))
-    ]
-    again = [
-        entry for seed in (1, 2)
-        for entry in (
-            *trained(compared, [seed]), *_tokenizers(TOKENIZERS, seed=seed), *_table3(seed)
-        )
-    ]  # fmt: skip
-    return [
-        *floors, *trained(compared, [0]), *trained(ablated, [0]), *_sweeps(), *_r3vae(),
-        *_acerec(), *again, *quick,
-    ]  # fmt: skip
+    """List every run of the queue, most informative first, as `queue.toml` says."""
+    return [entry for row in _FILE["runs"] for entry in _row(**row)]
 
 
-def _tokenizers(systems, dataset="beauty", variants=("default",), seed=0) -> list[Entry]:
-    return [
-        Entry(system, dataset, seed, variant, _MINUTES[system])
-        for system in systems for variant in variants
-    ]  # fmt: skip
-
-
-def _r3vae() -> list[Entry]:
-    """R3-VAE's Tables 1, 2, 6, 8 and 9, Fig. 4, the control of its vectors, the sweep."""
-    swept = _sweep()
-    varied = [v for v in SYSTEMS["r3vae"].variants if v not in {e.variant for e in swept}]
-    found = _tokenizers(TOKENIZERS) + _tokenizers(["rkmeans"], variants=["centred"])
-    found += _tokenizers(["r3vae"], variants=varied)
-    for system, variant in (("mq", "faithful"), ("rqvae", "random-start"), ("rqvae", "restart")):
-        found += _tokenizers([system], variants=[variant])
-    for dataset in ("sports", "toys", "lastfm", "ml-1m", "clothing"):
-        found += _tokenizers(TOKENIZERS, dataset)
-    return found + swept
-
-
-def _sweep() -> list[Entry]:
-    """R3-VAE with other temperatures and top-K, on Beauty."""
-    return _tokenizers(
-        ["r3vae"], variants=[v for v in SYSTEMS["r3vae"].variants if v.startswith("t")]
-    )
-
-
-def _table3(seed: int = 0) -> list[Entry]:
-    """ACERec's Table 3 on Instruments: row 1, row 6, then those between."""
-    parts = [name for name in SYSTEMS["acerec"].variants if name.startswith("atm")]
-    order = (parts[0], "default", *parts[1:])
-    return [Entry("acerec", "instruments", seed, variant, 4) for variant in order]
-
-
-#: Minutes of ACERec on one data-centre GPU.
-_LONG_MINUTES = {"instruments": 4, "office": 15, "beauty": 60, "toys": 60, "sports": 90}
-
-
-def _acerec() -> list[Entry]:
-    """ACERec's Table 3, then Tables 1, 2 and 4, and Figs. 3 to 12."""
-
-    def some(system, dataset, variants=("default",)):
-        cost = _LONG_MINUTES[dataset] / (3 if system == "rpg" else 1)
-        return [Entry(system, dataset, 0, variant, cost) for variant in variants]
-
-    names, small = list(SYSTEMS["acerec"].variants), ("instruments", "office")
-    found = _table3() + some("rpg", "instruments")
-    found += [replace(e, dataset="office", minutes=15) for e in _table3()] + some("rpg", "office")
-    for dataset in small:
-        found += some("acerec", dataset, [n for n in names if n.startswith(("merger", "anchor"))])
-    for dataset in ("beauty", "toys", "sports"):
-        found += some("rpg", dataset) + some("acerec", dataset)
-    for dataset in small:
-        found += some("acerec", dataset, [n for n in names if n.startswith(("digits", "lambda"))])
-        found += some("rpg", dataset, SYSTEMS["rpg"].variants)
-    return found
-
-
-def _sweeps() -> list[Entry]:
-    """Figs. 3 and 4, Table 8 and the ablations without side fields, on Beauty."""
-    names = [v for v in SYSTEMS["resid"].variants if not v.startswith("size-")]
-    found = [Entry("resid", "beauty", variant=name, minutes=20) for name in names]
-    found += [Entry(name, "beauty", variant="id", minutes=_MINUTES[name]) for name in ("e2", "e3")]
-    return found + [
-        Entry(system, "beauty", variant=f"size-{number}", minutes=minutes)
-        for number in range(1, 6)
-        for system in _SIZES
-        if system in SYSTEMS
-        for minutes in [_SIZES[system][number - 1]]
-    ]
+def _row(systems, datasets, variants="default", seeds=(0,), profile="paper", minutes=None):
+    """The entries that one row of the file stands for."""
+    for seed, dataset, system in product(seeds, datasets.split(), _systems(systems)):
+        guess = minutes or _MINUTES[system][profile] * _FILE["longer"].get(dataset, 1)
+        known, named = ["default", *SYSTEMS[system].variants], []
+        for name in variants.split():
+            named += fnmatch.filter(known, name) if "*" in name else [name]
+        for variant in dict.fromkeys(named):
+            yield Entry(system, dataset, seed, variant, guess, profile)
 
 
 def code_entries() -> list[Entry]:
@@ -213,11 +117,10 @@ def code_entries() -> list[Entry]:
     def short(entry):
         cut = {}
         if "steps" in SYSTEMS[entry.system].paper["quantizer"] and entry.profile == "paper":
-            steps = _SWEEP_STEPS if entry in swept else _CODES_STEPS
+            steps = _SWEEP_STEPS if re.match(r"t\d", entry.variant) else _CODES_STEPS
             cut = {"quantizer": {"steps": steps, "batch_size": 512}}
         return replace(entry, codes=True, minutes=min(entry.minutes, 5), overrides=cut)
 
-    swept = _sweep()
     return [short(entry) for entry in entries() if own(entry)]
 
 
