@@ -413,6 +413,13 @@ def evaluate(
             f"the recommender knows {num_items} items, the split has {split.num_items}: "
             "was it fitted on another dataset?"
         )
+    ours, theirs = getattr(recommender, "item_ids_", None), split.data.item_ids
+    if ours is not None and theirs is not None and (ours != theirs).any():
+        at = np.argmax(ours != theirs)
+        raise InputError(
+            f"item {at} is {str(ours[at])!r} to the recommender and {str(theirs[at])!r} in the "
+            "split: was it fitted on another dataset?"
+        )
     ks = tuple(ks)
     cut = None
     if not recommender.scores_all_items:

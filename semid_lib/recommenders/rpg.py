@@ -42,7 +42,12 @@ class RPG(ParallelRecommender):
         network_: `ParallelNetwork`. history_: `training.History`.
 
     Deviates: no rows for the padding and end tokens; heads without bias at the start; 5 %
-    warm-up for 10,000 steps (more than a whole run on small sets).
+    warm-up for 10,000 steps (more than a whole run on small sets). `RPG` and `ACERec` of the named
+    systems get an OPQ fitted on the vectors of all items, RPG's own on those that the train part
+    holds (99.0 to 99.7 % of the items on Instruments, Office, Beauty, Toys and Sports): the vectors
+    are made of the items' own words and train reviews, or of train interactions (ALS), so nothing
+    held out enters, and a catalogue is known before it is sold. For RPG's way, fit the quantizer on
+    the rows of `split.train_counts() > 0` and `transform` all.
 
     Cost: O(T D (T + D + ffn_dim)) a layer and sequence, O(m D (D + M)) a target; scoring O(N m),
     by graph O(steps beams edges m).

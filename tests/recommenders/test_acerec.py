@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semid_lib.codes import SemanticIds
-from semid_lib.errors import CodesError, InputError, NotFittedError
+from semid_lib.errors import InputError, NotFittedError
 from semid_lib.evaluation import evaluate
 from semid_lib.pipeline import count_parameters
 from semid_lib.recommenders import RPG, ACERec
@@ -282,15 +281,7 @@ def test_batch_mates_do_not_matter(split):
         np.testing.assert_allclose(model.score_items([history])[0], scores)
 
 
-# --- bad input
-
-
-def test_bad_codes(split):
-    codes = make_sids().codes
-    with pytest.raises(InputError, match="8 digits cannot be merged 3 by 3"):
-        ACERec(**TINY, ratio=3).fit(split, make_sids())
-    with pytest.raises(CodesError, match="29 items"):
-        ACERec(**TINY).fit(split, SemanticIds(codes[:-1]))
+# --- bad settings; for bad codes and histories see test_long_codes_input.py
 
 
 @pytest.mark.parametrize(

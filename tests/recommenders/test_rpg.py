@@ -2,15 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 
-from semid_lib.codes import SemanticIds
 from semid_lib.errors import (
     CheckpointError,
-    CodesError,
     InputError,
     NotFittedError,
-    UnknownItemError,
 )
 from semid_lib.evaluation import evaluate
 from semid_lib.pipeline import count_parameters
@@ -169,15 +165,6 @@ def test_batch_mates_and_order_do_not_matter(split):
         np.testing.assert_allclose(model.score_items([history])[0], scores)
 
 
-def test_only_the_newest_items_are_read(split):
-    """A history longer than the limit is cut, as everywhere; the network itself refuses it."""
-    model = shaken(RPG, split)
-    longer = [9, 9, 9, 1, 2, 3, 4, 5, 6]
-    np.testing.assert_array_equal(model.score_items([longer]), model.score_items([longer[-6:]]))
-    with pytest.raises(InputError, match="7 items.*made for 6"):
-        model.network_(torch.zeros(1, 7, 1, 8), torch.ones(1, 7, dtype=bool))
-
-
 # --- ranking
 
 
@@ -254,7 +241,7 @@ def test_graph_decoding_finds_no_better_items_and_counts_its_work(split):
     assert (short[:3] >= 0).all() and (short[3:] == -1).all()
 
 
-# --- saving and bad input
+# --- saving and bad settings; for bad codes and histories see test_long_codes_input.py
 
 
 def test_saved_and_loaded(split, tmp_path):
@@ -264,39 +251,6 @@ def test_saved_and_loaded(split, tmp_path):
     assert count_parameters(again) == count_parameters(model)
     with pytest.raises(CheckpointError):
         T5Recommender.load(tmp_path / "rpg.safetensors")
-
-
-def test_another_codes_checkpoint_is_refused(split, tmp_path):
-    path = tmp_path / "c.safetensors"
-    RPG(**TINY).fit(split, make_sids(), checkpoint=path)
-    with pytest.raises(CheckpointError):
-        RPG(**TINY).fit(split, make_sids(2), checkpoint=path)
-
-
-def test_bad_codes(split):
-    codes = make_sids().codes
-    with pytest.raises(InputError, match="OPQ"):
-        RPG(**TINY).fit(split)
-    with pytest.raises(CodesError, match="29 items.*catalogue of 30"):
-        RPG(**TINY).fit(split, SemanticIds(codes[:-1]))
-    with pytest.raises(CodesError, match="outside"):
-        RPG(**TINY).fit(split, SemanticIds(codes, [CODES - 1] * DIGITS))
-    missing = codes.copy()
-    missing[7] = -1
-    with pytest.raises(CodesError, match="item 7 has code -1"):
-        RPG(**TINY).fit(split, SemanticIds(missing, [CODES] * DIGITS))
-    with pytest.raises(CodesError, match="must have as many"):
-        RPG(**TINY).fit(split, SemanticIds(codes, [CODES] * (DIGITS - 1) + [9]))
-
-
-def test_a_catalogue_changed_after_training(split):
-    model = shaken(RPG, split)
-    with pytest.raises(UnknownItemError, match="outside the catalogue"):
-        model.recommend([[ITEMS]])
-    other = make_split(num_users=5)
-    object.__setattr__(other.data, "num_items", ITEMS + 1)
-    with pytest.raises(InputError, match="another dataset"):
-        evaluate(model, other, "test")
 
 
 @pytest.mark.parametrize(
