@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from semid_lib.errors import CodesError, InputError
+from semid_lib.recommenders import holistic
 from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
 
 
@@ -47,29 +48,74 @@ def test_top_items_equal_a_full_sort(k):
     np.testing.assert_array_equal(values, np.take_along_axis(scores, items.numpy(), 1))
 
 
-def test_top_items_of_many_chunks():
+@pytest.fixture(params=["torch", "numba"])
+def engine(request, monkeypatch):
+    monkeypatch.setattr(holistic, "_COMPILED", {"torch": 2**62, "numba": 0}[request.param])
+
+
+def test_top_items_of_many_chunks(engine):
     log_probs, codes = problem(users=3, items=9001, digits=8, codes=16, dtype=torch.float32)
     rows = table_rows(codes, 16)
     items, _ = top_items(log_probs, rows, 25)
     np.testing.assert_array_equal(items, sorted_items(holistic_scores(log_probs, rows).numpy(), 25))
 
 
-def test_equal_codes_have_equal_scores_to_the_bit():
+def test_equal_codes_have_equal_scores_to_the_bit(engine):
     log_probs, codes = problem(users=5, items=5000, digits=32, codes=64, dtype=torch.float32)
     codes[4990] = codes[3]
     scores = holistic_scores(log_probs, table_rows(codes, 64))
     assert torch.equal(scores[:, 3], scores[:, 4990])
 
 
-def test_impossible_codes_stand_last():
-    log_probs, codes = problem(items=10)
+@pytest.mark.parametrize("users", [1, 16, 33])
+@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize("kind", [torch.int16, torch.int32])
+def test_ties_over_many_groups(engine, users, k, kind):
+    """A third of 1,501 items have the codes of others, and every user likes one of these best."""
+    log_probs, codes = problem(users, 1501, digits=3, codes=16, dtype=torch.float32)
+    codes[1000:] = codes[np.random.default_rng(1).integers(0, 1000, 501)]
+    log_probs[:, torch.arange(3), torch.as_tensor(codes[1500])] += 10
+    rows = table_rows(codes, 16).to(kind)
+    items, values = top_items(log_probs, rows, k)
+    scores = holistic_scores(log_probs, rows).numpy()
+    np.testing.assert_array_equal(items, sorted_items(scores, k))
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, items.numpy(), 1))
+    assert (codes[items[:, 0]] == codes[1500]).all() and (items[:, 0] < 1000).all()
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("users", [1, 40])
+def test_both_engines_and_any_threads_give_the_same(users, half, monkeypatch):
+    log_probs, codes = problem(users, 3001, digits=8, codes=32, dtype=torch.float32)
+    rows, found, before = table_rows(codes, 32), [], torch.get_num_threads()
+    monkeypatch.setattr(holistic, "_PIECE", 1000)
+    for least, threads in ((2**62, 1), (0, 1), (0, 2)):
+        monkeypatch.setattr(holistic, "_COMPILED", least)
+        torch.set_num_threads(threads)
+        found.append((holistic_scores(log_probs, rows, half), *top_items(log_probs, rows, 5, half)))
+    torch.set_num_threads(before)
+    for scores, items, values in found[1:]:
+        torch.testing.assert_close(scores, found[0][0], rtol=0, atol=0.02 * half)
+        assert torch.equal(items, found[0][1]) and torch.equal(values, found[0][2])
+
+
+def test_gradients_pass():
+    log_probs, codes = problem(users=2, items=2**19, digits=1, dtype=torch.float32)
+    scores = holistic_scores(log_probs.requires_grad_(), table_rows(codes, 5))
+    scores.sum().backward()
+    counts = torch.as_tensor(np.bincount(codes[:, 0]), dtype=torch.float32)
+    torch.testing.assert_close(log_probs.grad, counts.expand(2, 1, -1))
+
+
+def test_impossible_codes_stand_last(engine):
+    log_probs, codes = problem(items=10, dtype=torch.float32)
     log_probs[:, 0, codes[4, 0]] = -torch.inf
     items, values = top_items(log_probs, table_rows(codes, 5), 10)
     assert values[:, -1].isneginf().all() and (items[:, -1] < 10).all()
     assert items.sort(1).values.equal(torch.arange(10).expand(7, 10))
 
 
-def test_half_precision_is_most_exact_at_the_top():
+def test_half_precision_is_most_exact_at_the_top(engine):
     """32 digits of 256 codes, as in the papers; the bounds are what the docstring leads to."""
     log_probs, codes = problem(64, 12_101, 32, 256, torch.float32)
     rows = table_rows(codes, 256)
