@@ -342,6 +342,20 @@ def sampled_cross_entropy(
     return (torch.cat([right, wrong.to(right.dtype)], dim=1).logsumexp(1) - right[:, 0]).sum()
 
 
+def pairwise_loss(hidden: Tensor, table: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """Sum of the losses of each target s against one uniform other item n.
+
+    "bce": -log sigmoid(s) - log sigmoid(-n), Kang & McAuley 2018, Eq. 6, without their exclusion of
+    the history's items. "bpr": -log sigmoid(s - n), Rendle et al. 2009. Arguments as above.
+    """
+    others = torch.randint(len(table) - 1, targets.shape, device=targets.device)
+    others = others + (others >= targets)
+    right, wrong = ((hidden * F.embedding(i, table)).sum(-1) for i in (targets, others))
+    if kind == "bpr":
+        return F.softplus(wrong - right).sum()
+    return (F.softplus(-right) + F.softplus(wrong)).sum()
+
+
 @torch.no_grad()
 def target_ranks(hidden: Tensor, table: Tensor, targets: Tensor) -> Ranks:
     """Rank each row's target among all rows of `table` by the inner product with `hidden`.

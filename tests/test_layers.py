@@ -16,6 +16,7 @@ from semid_lib.layers import (
     chunked_cross_entropy,
     item_fields,
     left_padded,
+    pairwise_loss,
     sampled_cross_entropy,
     target_ranks,
 )
@@ -219,6 +220,26 @@ def test_sampled_cross_entropy_in_expectation_pulls_like_the_full_softmax():
 
 
 # --- ranks
+
+
+@pytest.mark.parametrize("kind", ["bce", "bpr"])
+def test_pairwise_loss_draws_every_other_item_alike(kind):
+    """20,000 rows with one target among four others; of two items the other is certain."""
+    scores, target = np.array([0.3, -2.0, 1.1, 2.5, -0.4]), 2
+    table, hidden = torch.tensor(scores)[:, None], torch.ones(1, 1, dtype=torch.float64)
+
+    def by_hand(right, wrong):
+        if kind == "bpr":
+            return -np.log(1 / (1 + np.exp(wrong - right)))
+        return -np.log(1 / (1 + np.exp(-right))) - np.log(1 - 1 / (1 + np.exp(-wrong)))
+
+    each = [by_hand(scores[target], s) for i, s in enumerate(scores) if i != target]
+    many = torch.full((20_000,), target)
+    found = pairwise_loss(hidden.expand(20_000, 1), table, many, kind) / 20_000
+    np.testing.assert_allclose(float(found), np.mean(each), rtol=0.02)
+    found = pairwise_loss(hidden.expand(2, 1), table[:2], torch.tensor([0, 1]), kind)
+    expected = by_hand(scores[0], scores[1]) + by_hand(scores[1], scores[0])
+    np.testing.assert_allclose(float(found), expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 2**21])

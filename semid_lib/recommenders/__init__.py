@@ -5,6 +5,6 @@ from semid_lib._lazy import lazy
 _HOMES = {
     "Recommender": "base", "Popularity": "floors", "MarkovChain": "floors", "ItemKNN": "floors",
     "BERT4Rec": "bert4rec", "DIN": "din", "SASRec": "sasrec", "T5Recommender": "t5", "RPG": "rpg",
-    "ACERec": "acerec",
+    "ACERec": "acerec", "HGN": "hgn", "GRU4Rec": "gru4rec", "S3Rec": "s3rec",
 }  # fmt: skip
 __getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

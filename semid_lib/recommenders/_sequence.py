@@ -11,6 +11,7 @@ from semid_lib.errors import InputError
 from semid_lib.layers import (
     chunked_cross_entropy,
     item_fields,
+    pairwise_loss,
     sampled_cross_entropy,
     target_ranks,
 )
@@ -19,17 +20,23 @@ from semid_lib.runtime import resolve_device, resolve_precision
 from semid_lib.settings import check_settings
 from semid_lib.training import train
 
+LOSSES = ("full", "sampled", "bce", "bpr")
+
 
 class SequenceRecommender(Recommender):
     """Item i scores h . v_i: h from a network over the history, v_i from the items' fields.
 
     A subclass stores the settings (those of `SASRec` without `targets`) and implements
 
-    * `_network(sizes, codes)`: a `SequenceNetwork`;
+    * `_network(sizes, codes)`: a module whose `table` is a `FieldTable`, the one that scores;
     * `_outputs(items, start, end) -> (h [M, D], items wanted [M])` of training samples, where
       sample s is `items[start[s] : end[s] + 1]`, and `_per_row(lengths)`, the mean number of
       targets that samples of `lengths` = `end - start` have;
     * `_read(items, start, end) -> h [B, D]` after the histories `items[start[b] : end[b]]`.
+
+    It may know more of a sample than `start` and `end`: then `_sequences` has more rows, `_about`
+    gives them for histories, and `_outputs` and `_read` take them too. `_prepare` looks at the
+    split before the network is made, `_pretrain` trains it before the loss does.
     """
 
     def fit(self, split, sids=None, *, checkpoint=None, deadline=None, progress=None):
@@ -40,30 +47,46 @@ class SequenceRecommender(Recommender):
             Others: see `training.train`.
         """
         self.fields_, sizes, codes = item_fields(split.data, self.field_names)
+        self._prepare(split)
         self._build(sizes, codes)
-        device = self.network_.position.device
-        items = torch.as_tensor(split.items, device=device)
-        start, end = self._sequences(split)
-        rows = torch.as_tensor(np.stack([start, end]), device=device)
-        per_row = self._per_row(end - start) if len(start) else 1.0
-        self.history_ = train(
-            self.network_, lambda batch: self._loss(items, *rows[:, batch], per_row), len(start),
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay, samples_per_epoch=self.samples_per_epoch,
-            lengths=end - start, patience=self.patience, monitor="ndcg@10",
+        running = dict(checkpoint=checkpoint, deadline=deadline, progress=progress)
+        self._pretrain(split, **running)
+        rows = np.stack(self._sequences(split))
+        lengths = rows[1] - rows[0]
+        per_row = self._per_row(lengths) if len(lengths) else 1.0
+        self.history_ = self._train(
+            split, lambda *sample: self._loss(*sample, per_row=per_row), rows, lengths,
+            epochs=self.epochs, batch_size=self.batch_size, patience=self.patience,
+            samples_per_epoch=self.samples_per_epoch, monitor="ndcg@10",
             validate=(lambda: self._validate(split)) if len(split.users) else None,
-            precision=resolve_precision(self.precision, device), device=device,
-            seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
-            label=type(self).__name__,
-            identity={**self.get_params(), "device": 0, "data": split.data.sha256},
+            label=type(self).__name__, **running,
         )  # fmt: skip
         self._see(split)
         return self
 
+    def _train(self, split, loss, rows, lengths, **settings):
+        """Train on the samples `rows`: those of a batch go to `loss(items, *rows)`."""
+        device = self.network_.table.weight.device
+        items, rows = (torch.as_tensor(array, device=device) for array in (split.items, rows))
+        return train(
+            self.network_, lambda batch: loss(items, *rows[:, batch]), len(lengths),
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay, lengths=lengths,
+            precision=resolve_precision(self.precision, device), device=device,
+            seed=self.random_state,
+            identity={**self.get_params(), "device": 0, "data": split.data.sha256}, **settings,
+        )  # fmt: skip
+
+    def _prepare(self, split) -> None: ...
+
+    def _pretrain(self, split, **running) -> None: ...
+
+    def _about(self, histories: list[np.ndarray]) -> list[np.ndarray]:
+        return []
+
     def _check(self) -> None:
         check_settings(
             self, score_with=("fused", "id"), similarity=("dot", "cosine"), max_history=1,
-            loss=("full", "sampled"), long_histories=("last", "windows"), num_negatives=1,
+            loss=LOSSES, num_negatives=1,
         )  # fmt: skip
 
     def _build(self, sizes, codes) -> None:
@@ -82,14 +105,16 @@ class SequenceRecommender(Recommender):
         end = last[user] - behind * self.max_history
         return np.maximum(first[user], end - self.max_history), end
 
-    def _loss(self, items, start, end, per_row) -> Tensor:
-        """Summed cross-entropy of the targets over what an average batch of this size holds."""
-        hidden, wanted = self._outputs(items, start, end)
+    def _loss(self, items, start, *more, per_row) -> Tensor:
+        """Summed loss of the targets over what an average batch of this size holds."""
+        hidden, wanted = self._outputs(items, start, *more)
         hidden, rows = self._queries(hidden), self._rows()
         if self.loss == "full":
             total = chunked_cross_entropy(hidden, rows, wanted)
-        else:
+        elif self.loss == "sampled":
             total = sampled_cross_entropy(hidden, rows, wanted, self.num_negatives, cosine=False)
+        else:
+            total = pairwise_loss(hidden, rows, wanted, self.loss)
         return total / (len(start) * per_row)
 
     def _queries(self, hidden: Tensor) -> Tensor:
@@ -113,12 +138,13 @@ class SequenceRecommender(Recommender):
     def _encode(self, histories: list[np.ndarray]) -> Tensor:
         """`_queries` of each history, those of like length read together."""
         self.network_.eval()
-        device = self.network_.position.device
+        device = self.network_.table.weight.device
         kept = [h[-self.max_history :] for h in histories]
         lengths = torch.tensor([len(h) for h in kept])
         items = torch.as_tensor(np.concatenate(kept), device=device)
         order, end = lengths.argsort(stable=True), lengths.cumsum(0)
-        rows = torch.stack([end - lengths, end])[:, order].to(device)
+        about = map(torch.as_tensor, self._about(histories))
+        rows = torch.stack([end - lengths, end, *about])[:, order].to(device)
         parts = [self._queries(self._read(items, *part)) for part in rows.split(1024, dim=1)]
         return torch.cat(parts)[order.argsort().to(device)]
 
@@ -169,5 +195,42 @@ class SequenceRecommender(Recommender):
     def _restore(self, tensors):
         codes, sizes = tensors.pop("codes").numpy(), tensors.pop("sizes").tolist()
         self._build(sizes, codes)
-        self.network_.to(tensors["position"].dtype).load_state_dict(tensors)
+        self.network_.to(tensors["table.weight"].dtype).load_state_dict(tensors)
         self.network_.eval()
+
+
+class CausalRecommender(SequenceRecommender):
+    """A network that reads left to right: one pass predicts the next item at each position.
+
+    Settings: those of `SASRec`. The network is called with tokens `[B, T, J]`, padded on the
+    right, and `at` `[B]`, the positions wanted (None for all): `[B, T, D]` or `[B, D]`.
+    """
+
+    def _check(self) -> None:
+        super()._check()
+        check_settings(self, targets=("all", "last"), long_histories=("last", "windows"))
+
+    def _sequences(self, split):
+        if self.targets == "last":
+            return split.windows(self.max_history)
+        return super()._sequences(split)
+
+    def _per_row(self, lengths):
+        return lengths.mean() if self.targets == "all" else 1.0
+
+    def _gather(self, items, start, end) -> tuple[Tensor, Tensor, Tensor]:
+        """Places `[B, T]` of `items[start:end]`, which are valid, and tokens `[B, T, J]`."""
+        place = start[:, None] + torch.arange(int((end - start).max()), device=items.device)
+        valid = place < end[:, None]
+        place = place.clamp(max=len(items) - 1)  # padding reads any item
+        return place, valid, self.network_.table.tokens[items[place]]
+
+    def _outputs(self, items, start, end):
+        if self.targets == "last":
+            return self._read(items, start, end), items[end]
+        place, valid, tokens = self._gather(items, start, end)
+        return self.network_(tokens)[valid], items[place[valid] + 1]
+
+    def _read(self, items, start, end):
+        _, _, tokens = self._gather(items, start, end)
+        return self.network_(tokens, at=end - start - 1)

@@ -21,7 +21,8 @@ class BERT4Rec(SequenceRecommender):
     Args:
         field_names: side fields summed into an item's token; () for the id alone, None for all.
         score_with: v_i is the sum over the fields ("fused") or the id's row ("id").
-        loss: "full" softmax over all items, or "sampled": `num_negatives` uniform ones, shared.
+        loss: "full" softmax over all items; "sampled": `num_negatives` uniform ones, shared;
+            "bce" or "bpr": one negative a target.
         similarity: "dot", or "cosine": sqrt(dim) cos(h, v_i) + b_i.
         mask_ratio: chance of each position to be masked, 0..1.
         ft_ratio: share of the samples with only the newest item masked, as in a question
@@ -59,7 +60,8 @@ class BERT4Rec(SequenceRecommender):
 
     def _check(self) -> None:
         super()._check()
-        check_settings(self, samples=("sliding", "sequences"))
+        choices = {"samples": ("sliding", "sequences"), "long_histories": ("last", "windows")}
+        check_settings(self, **choices)
         for name in ("mask_ratio", "ft_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}, but must lie in 0..1")

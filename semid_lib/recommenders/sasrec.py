@@ -1,14 +1,11 @@
 """SASRec: a causal transformer over the history, with item ids alone or with side fields."""
 
-import torch
-from torch import Tensor
-
 from semid_lib.layers import SequenceNetwork
-from semid_lib.recommenders._sequence import SequenceRecommender
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.recommenders._sequence import CausalRecommender
+from semid_lib.settings import keep_settings
 
 
-class SASRec(SequenceRecommender):
+class SASRec(CausalRecommender):
     """Self-attentive sequential recommendation (Kang & McAuley 2018) with a softmax loss.
 
     x_t = p_t + sum_j E_j[f_t^j], h = causal transformer(x); item i scores h_t . v_i as the next
@@ -19,7 +16,8 @@ class SASRec(SequenceRecommender):
     Args:
         field_names: side fields summed into an item's token; () for the id alone, None for all.
         score_with: v_i is the sum over the fields ("fused") or the id's row ("id").
-        loss: "full" softmax over all items, or "sampled": `num_negatives` uniform ones, shared.
+        loss: "full" softmax over all items; "sampled": `num_negatives` uniform ones, shared; or
+            with one negative a target: "bce" (binary, the original's) or "bpr" (pairwise).
         similarity: "dot", or "cosine": sqrt(dim) cos(h, v_i), the choice of ReSID appendix E.
         targets: "all" positions of a sequence; or "last": one sliding window for each target.
         max_history: how many of the newest items are read.
@@ -31,8 +29,8 @@ class SASRec(SequenceRecommender):
     Attributes:
         history_: `training.History`.
 
-    Deviates: softmax instead of the original's binary loss with one negative; post-layer-norm as
-    in RecBole; positions count from the oldest item read.
+    Deviates: softmax by default; a negative may stand in the history; post-layer-norm as in
+    RecBole; positions count from the oldest item read.
 
     Cost: O(T D (T + D + ffn_dim)) per layer and sequence plus O(D N) a target ("full").
     """
@@ -46,34 +44,5 @@ class SASRec(SequenceRecommender):
     ):  # fmt: skip
         keep_settings(locals())
 
-    def _check(self) -> None:
-        super()._check()
-        check_settings(self, targets=("all", "last"))
-
     def _network(self, sizes, codes):
         return SequenceNetwork(self, sizes, codes, self.max_history, causal=True)
-
-    def _sequences(self, split):
-        if self.targets == "last":
-            return split.windows(self.max_history)
-        return super()._sequences(split)
-
-    def _per_row(self, lengths):
-        return lengths.mean() if self.targets == "all" else 1.0
-
-    def _gather(self, items, start, end) -> tuple[Tensor, Tensor, Tensor]:
-        """Places `[B, T]` of `items[start:end]`, which are valid, and tokens `[B, T, J]`."""
-        place = start[:, None] + torch.arange(int((end - start).max()), device=items.device)
-        valid = place < end[:, None]
-        place = place.clamp(max=len(items) - 1)  # padding reads any item
-        return place, valid, self.network_.table.tokens[items[place]]
-
-    def _outputs(self, items, start, end):
-        if self.targets == "last":
-            return self._read(items, start, end), items[end]
-        place, valid, tokens = self._gather(items, start, end)
-        return self.network_(tokens)[valid], items[place[valid] + 1]
-
-    def _read(self, items, start, end):
-        _, _, tokens = self._gather(items, start, end)
-        return self.network_(tokens, at=end - start - 1)

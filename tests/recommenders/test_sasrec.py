@@ -23,7 +23,7 @@ def training_loss(model, split):
     start, end = model._sequences(split)
     per_row = (end - start).mean() if model.targets == "all" else 1.0
     rows = torch.as_tensor(np.stack([start, end]))
-    value = model._loss(torch.as_tensor(split.items), *rows, per_row)
+    value = model._loss(torch.as_tensor(split.items), *rows, per_row=per_row)
     return float(value.detach()) * len(start) * per_row
 
 

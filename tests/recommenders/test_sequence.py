@@ -1,4 +1,4 @@
-"""What SASRec and BERT4Rec share: histories in, scores out, training, files, messages."""
+"""What models of item sequences share: histories in, scores out, training, files, messages."""
 
 import numpy as np
 import pytest
@@ -13,34 +13,49 @@ from semid_lib.errors import (
     UnknownItemError,
 )
 from semid_lib.evaluation import ranks_from_scores
-from semid_lib.recommenders import BERT4Rec, SASRec
+from semid_lib.recommenders import HGN, BERT4Rec, GRU4Rec, S3Rec, SASRec
 from semid_lib.training import TrainingPaused
 
-TINY = dict(dim=8, num_heads=2, ffn_dim=12, batch_size=16, epochs=2, learning_rate=0.01)
+SMALL = dict(
+    dim=8, num_heads=2, ffn_dim=12, hidden_dim=12, batch_size=16, epochs=2, learning_rate=0.01,
+    pretrain_epochs=1, pretrain_batch_size=64,
+)  # fmt: skip
+KINDS = [SASRec, BERT4Rec, HGN, GRU4Rec, S3Rec]
+#: A setting of its own, and another value of it.
+OWN = dict(
+    pretrain_epochs=dict(pretrain_epochs=2), mask_ratio=dict(mask_ratio=0.3),
+    targets=dict(targets="last"), max_history=dict(max_history=5),
+)  # fmt: skip
 
 
-@pytest.fixture(params=[SASRec, BERT4Rec])
+@pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
 
 
-def test_batch_mates_do_not_matter(kind, shake, split):
-    model = shake(kind(**TINY), split)
+@pytest.fixture
+def tiny(kind):
+    """Those of the small settings that the model has."""
+    return {name: value for name, value in SMALL.items() if name in kind().get_params()}
+
+
+def test_batch_mates_do_not_matter(kind, tiny, shake, split):
+    model = shake(kind(**tiny), split)
     histories = split.histories("test")
     together = model.score_items(histories)
     for row, history in enumerate(histories):
         np.testing.assert_allclose(model.score_items([history])[0], together[row])
 
 
-def test_only_the_newest_items_are_read(kind, shake, split):
-    model = shake(kind(**TINY, max_history=4), split)
+def test_only_the_newest_items_are_read(kind, tiny, shake, split):
+    model = shake(kind(**tiny, max_history=4), split)
     long = [1, 2, 3, 4, 5, 6, 7]
     np.testing.assert_array_equal(model.score_items([long]), model.score_items([long[-4:]]))
     assert not np.allclose(model.score_items([[9, *long[-3:]]]), model.score_items([long]))
 
 
-def test_item_vectors_are_sums_of_field_rows(kind, split, tmp_path):
-    model = kind(**TINY, field_names=("kind",)).fit(split)
+def test_item_vectors_are_sums_of_field_rows(kind, tiny, split, tmp_path):
+    model = kind(**tiny, field_names=("kind",)).fit(split)
     weight = model.network_.table.weight.detach().numpy()
     items, kinds = weight[:20], weight[22:26]  # after two rows for missing and masked: 3 values,
     fused = (
@@ -50,7 +65,7 @@ def test_item_vectors_are_sums_of_field_rows(kind, split, tmp_path):
     np.testing.assert_array_equal(model.embed("fused"), model.embed())
     np.testing.assert_array_equal(model.embed("id"), items)
     assert model.embed().dtype == np.float32 and model.embed().shape == (20, 8)
-    by_id = kind(**TINY, field_names=("kind",), score_with="id").fit(split)
+    by_id = kind(**tiny, field_names=("kind",), score_with="id").fit(split)
     np.testing.assert_array_equal(by_id.embed(), by_id.embed("id"))
     for again in (model, kind.load(model.save(tmp_path / "m"))):
         np.testing.assert_array_equal(again.field_embedding("kind"), kinds[:3])
@@ -59,8 +74,8 @@ def test_item_vectors_are_sums_of_field_rows(kind, split, tmp_path):
             again.field_embedding("group")
 
 
-def test_validation_metrics_are_the_evaluators(kind, split):
-    model = kind(**{**TINY, "epochs": 4}).fit(split)
+def test_validation_metrics_are_the_evaluators(kind, tiny, split):
+    model = kind(**{**tiny, "epochs": 4}).fit(split)
     best = model.history_.epochs[model.history_.best_epoch - 1]
     scores = model.score_items(split.histories("validation"))
     ranks = ranks_from_scores(scores, split.targets["validation"])
@@ -69,10 +84,10 @@ def test_validation_metrics_are_the_evaluators(kind, split):
     assert best["ndcg@10"] == max(e["ndcg@10"] for e in model.history_.epochs)
 
 
-def test_recommend_save_and_load_with_original_ids(kind, make_split, tmp_path):
+def test_recommend_save_and_load_with_original_ids(kind, tiny, make_split, tmp_path):
     names = np.array([f"B{i:03d}" for i in range(20)])
     split = make_split(item_ids=names)
-    model = kind(**TINY, field_names=None, precision="float64").fit(split)
+    model = kind(**tiny, field_names=None, precision="float64").fit(split)
     histories = [["B003", "B007"], ["B001"]]
     items, scores = model.recommend(histories, 5, return_scores=True)
     full = model.score_items(histories)
@@ -85,17 +100,17 @@ def test_recommend_save_and_load_with_original_ids(kind, make_split, tmp_path):
     np.testing.assert_array_equal(loaded.embed(), model.embed())
 
 
-def test_the_same_seed_gives_the_same_scores(kind, split):
+def test_the_same_seed_gives_the_same_scores(kind, tiny, split):
     histories = split.histories("test")
-    first = kind(**TINY).fit(split).score_items(histories)
+    first = kind(**tiny).fit(split).score_items(histories)
     torch.manual_seed(77)
-    np.testing.assert_array_equal(kind(**TINY).fit(split).score_items(histories), first)
-    other = kind(**TINY, random_state=1).fit(split).score_items(histories)
+    np.testing.assert_array_equal(kind(**tiny).fit(split).score_items(histories), first)
+    other = kind(**tiny, random_state=1).fit(split).score_items(histories)
     assert not np.array_equal(other, first)
 
 
-def test_paused_and_resumed_equals_uninterrupted(kind, split, tmp_path, ticks):
-    settings = {**TINY, "batch_size": 2, "epochs": 3}
+def test_paused_and_resumed_equals_uninterrupted(kind, tiny, split, tmp_path, ticks):
+    settings = {**tiny, "batch_size": 2, "epochs": 3}
     straight, pauses = kind(**settings).fit(split), 0
     while True:
         model = kind(**settings)
@@ -107,38 +122,44 @@ def test_paused_and_resumed_equals_uninterrupted(kind, split, tmp_path, ticks):
     assert pauses > 0
     for name, tensor in straight.network_.state_dict().items():
         assert torch.equal(tensor, model.network_.state_dict()[name]), name
-    own = dict(targets="last") if kind is SASRec else dict(mask_ratio=0.3)
+    own = next(change for name, change in OWN.items() if name in model.get_params())
     for change in (dict(similarity="cosine"), dict(loss="sampled"), own):
         with pytest.raises(CheckpointError, match="another model, dataset or setting"):
-            kind(**settings, **change).fit(split, checkpoint=tmp_path / "c")
+            kind(**{**settings, **change}).fit(split, checkpoint=tmp_path / "c")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(loss="bce"), "loss is 'bce', but must be one of"),
+        (dict(loss="hinge"), "loss is 'hinge', but must be one of"),
         (dict(similarity="l2"), "similarity is 'l2'"),
         (dict(score_with="both"), "score_with is 'both'"),
-        (dict(long_histories="cut"), "long_histories is 'cut'"),
         (dict(loss="sampled", num_negatives=0), "num_negatives is 0, but must be at least 1"),
         (dict(max_history=0), "max_history is 0, but must be at least 1"),
         (dict(field_names=("colour",)), "no item field 'colour'"),
-        (dict(dim=9), "dim 9 is not a multiple of num_heads 2"),
     ],
 )
-def test_bad_settings(kind, change, message, split):
+def test_bad_settings(kind, tiny, change, message, split):
     with pytest.raises(InputError, match=message):
-        kind(**{**TINY, **change}).fit(split)
+        kind(**{**tiny, **change}).fit(split)
 
 
-def test_misuse(kind, split, tmp_path):
+@pytest.mark.parametrize("kind", [SASRec, BERT4Rec, S3Rec])
+def test_bad_settings_of_transformers(kind, tiny, split):
+    with pytest.raises(InputError, match="dim 9 is not a multiple of num_heads 2"):
+        kind(**{**tiny, "dim": 9}).fit(split)
+    with pytest.raises(InputError, match="long_histories is 'cut'"):
+        kind(**{**tiny, "long_histories": "cut"}).fit(split)
+
+
+def test_misuse(kind, tiny, split, tmp_path):
     for call in (
         lambda m: m.recommend([[1]]), lambda m: m.embed(), lambda m: m.score_items([[1]]),
         lambda m: m.save("nowhere"), lambda m: m.field_embedding("item"),
     ):  # fmt: skip
         with pytest.raises(NotFittedError, match=f"{kind.__name__} is not fitted"):
             call(kind())
-    model = kind(**{**TINY, "epochs": 1}).fit(split)
+    model = kind(**{**tiny, "epochs": 1}).fit(split)
     with pytest.raises(EmptyHistoryError, match="history 1 is empty"):
         model.recommend([[1], []])
     with pytest.raises(UnknownItemError, match="item 20 of history 0 is outside the catalogue"):
@@ -147,7 +168,7 @@ def test_misuse(kind, split, tmp_path):
         model.embed("sum")
     single = Interactions(np.arange(3), np.arange(3), 3, 3)
     with pytest.raises(InputError, match="no training samples"):
-        kind(**TINY).fit(leave_one_out(single))
+        kind(**tiny).fit(leave_one_out(single))
     path = model.save(tmp_path / "m")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="not a readable semid_lib file"):

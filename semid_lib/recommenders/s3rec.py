@@ -1,0 +1,172 @@
+"""S3-Rec: SASRec after self-supervised pre-training on masked items, attributes and segments."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semid_lib.errors import InputError
+from semid_lib.layers import INITIAL_STD, SequenceNetwork, item_fields
+from semid_lib.recommenders._sequence import CausalRecommender, SequenceRecommender
+from semid_lib.settings import check_settings, keep_settings
+
+TASKS = ("aap", "mip", "map", "sp")
+
+
+class S3Rec(CausalRecommender):
+    """Self-supervised learning for sequential recommendation (Zhou et al. 2020), then `SASRec`.
+
+    Pre-training reads a sequence in both directions, some of its items masked, h_t its outputs:
+
+    * AAP, MAP (section 4.2): the attributes A of item t, from h_t where it stands (AAP) or is
+      masked (MAP): sum over all attributes a of the binary cross-entropy of (W h_t) . e_a;
+    * MIP: masked item i against another n: -log sigmoid(f(h_t, v_i) - f(h_t, v_n)), where
+      f(h, v) = sigmoid((W h) . v);
+    * SP: with a run of items masked, the output at the newest item against those of the run
+      alone and of as many items from elsewhere in its place, by the loss of MIP.
+
+    The tasks' W differ; their losses are weighted, summed and averaged over the sequences. Then
+    all is trained on as SASRec is. Without attributes only MIP and SP are left (ReSID's S3-Rec);
+    with side fields summed into the tokens this is S3-Rec* (ReSID table 4).
+
+    Args:
+        attributes: side fields whose values are predicted; () for none, None for all.
+        task_weights: of AAP, MIP, MAP and SP.
+        mask_ratio: chance of each position to be masked, 0..1.
+        pretrain_epochs: 0 for SASRec itself. pretrain_batch_size: sequences a step.
+        pretrain_samples: "sliding", every beginning of two or more items of each train part (as
+            published), or "sequences", each user's once.
+        The others: see `SASRec`.
+
+    Attributes:
+        pretraining_, history_: `training.History` of both stages.
+
+    Deviates: follows the authors' program in AAP, which predicts from h_t (the paper: from the
+    item's own vector). Positions count from the oldest item in both stages; negatives may stand
+    in the history; softmax by default; ReLU inside the blocks (ReSID appendix E).
+
+    Cost: a step of pre-training reads each sequence four times, O(T D (T + D + ffn_dim)) a layer,
+    plus O(T D A) for A attributes.
+    """
+
+    def __init__(
+        self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_history=32,
+        field_names=(), attributes=None, score_with="fused", loss="full", similarity="dot",
+        num_negatives=128, targets="all", long_histories="last", mask_ratio=0.2,
+        task_weights=(0.2, 1.0, 1.0, 0.5), pretrain_epochs=100, pretrain_batch_size=256,
+        pretrain_samples="sliding", learning_rate=1e-3, weight_decay=1e-5, batch_size=256,
+        epochs=500, patience=3, samples_per_epoch=None, device="auto", precision="float32",
+        random_state=0,
+    ):  # fmt: skip
+        keep_settings(locals())
+
+    def _check(self):
+        super()._check()
+        check_settings(self, pretrain_samples=("sliding", "sequences"))
+        if len(self.task_weights) != len(TASKS):
+            raise InputError(f"task_weights is {self.task_weights}, but must be one for {TASKS}")
+        if not 0 <= self.mask_ratio <= 1:
+            raise InputError(f"mask_ratio is {self.mask_ratio}, but must lie in 0..1")
+
+    def _prepare(self, split):
+        _, sizes, codes = item_fields(split.data, self.attributes)
+        first = np.cumsum((0, *sizes[1:]))
+        owned = np.where(codes[:, 1:] < 0, -1, codes[:, 1:] + first[:-1])
+        self._attributes = owned, int(first[-1])
+
+    def _network(self, sizes, codes):
+        return _BothWays(self, sizes, codes, *self._attributes)
+
+    def _pretrain(self, split, checkpoint=None, **running):
+        sliding = self.pretrain_samples == "sliding"
+        start, end = (
+            split.windows(self.max_history) if sliding
+            else SequenceRecommender._sequences(self, split)
+        )  # fmt: skip
+        start = np.maximum(start, end + 1 - self.max_history)  # the newest is read too
+        if checkpoint is not None:
+            checkpoint = Path(checkpoint).with_suffix(".pretraining.safetensors")
+        self.pretraining_ = self._train(
+            split, self._pretraining_loss, np.stack([start, end]), end - start,
+            epochs=self.pretrain_epochs, batch_size=self.pretrain_batch_size,
+            samples_per_epoch=self.samples_per_epoch, checkpoint=checkpoint,
+            label="S3Rec pre-training", **running,
+        )  # fmt: skip
+
+    def _draw(self, valid: Tensor, length: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """What is corrupted in the sequences `[B, T]`, `length` items long and right-padded.
+
+        Returns masked positions and those of a run, bool, rows of `items` that stand in for it,
+        and items in 1..N-1 to be added, modulo N, to a masked one for another; `[B, T]` each.
+        """
+        share = torch.rand(3, len(valid), device=valid.device)
+        size = 1 + (share[0] * (length // 2)).long()
+        begin = (share[1] * (length - size + 1)).long()
+        elsewhere = (share[2] * (len(items) - size + 1)).long()
+        place = torch.arange(valid.shape[1], device=valid.device) - begin[:, None]
+        run = (place >= 0) & (place < size[:, None])
+        other = (elsewhere[:, None] + place).clamp(0, len(items) - 1)
+        masked = valid & (torch.rand(valid.shape, device=valid.device) < self.mask_ratio)
+        step = torch.randint(1, self.network_.table.sizes[0], valid.shape, device=valid.device)
+        return masked, run, other, step
+
+    def _pretraining_loss(self, items: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        place, valid, tokens = self._gather(items, start, end + 1)
+        masked, run, other, step = self._draw(valid, end + 1 - start, items)
+        network, table, rows = self.network_, self.network_.table, self._vectors()
+        instead, gone, chosen = table.tokens[items[other]], table.masked, run[:, :, None]
+        pairs = (gone, tokens), (tokens, gone), (instead, gone)
+        views = [torch.where(chosen, *pair) for pair in pairs]
+        views = torch.cat([torch.where(masked[:, :, None], gone, tokens), *views])
+        hidden, *runs = network.both_ways(views, valid.repeat(4, 1)).chunk(4)
+        context, right, wrong = (h[torch.arange(len(start)), end - start] for h in runs)
+        item, seen = items[place[masked]], valid & ~masked
+        another = (item + step[masked]) % len(rows)
+        losses = [
+            network.attributes("aap", hidden[seen], items[place[seen]]),
+            network.contrast("mip", hidden[masked], rows[item], rows[another]),
+            network.attributes("map", hidden[masked], item),
+            network.contrast("sp", context, right, wrong),
+        ]
+        return sum(w * loss for w, loss in zip(self.task_weights, losses)) / len(start)
+
+    def _restore(self, tensors):
+        self._attributes = tensors["owned"].numpy(), len(tensors["attribute"])
+        super()._restore(tensors)
+
+
+class _BothWays(SequenceNetwork):
+    """SASRec's network with what pre-training needs; `owned` `[N, F]`: the items' attributes."""
+
+    def __init__(self, settings, sizes, codes, owned: np.ndarray, num_attributes: int):
+        super().__init__(settings, sizes, codes, settings.max_history, causal=True)
+        self.tasks = nn.ModuleDict({name: nn.Linear(settings.dim, settings.dim) for name in TASKS})
+        for task in self.tasks.values():
+            nn.init.normal_(task.weight, std=INITIAL_STD)
+            nn.init.zeros_(task.bias)
+        vectors = torch.empty(num_attributes, settings.dim).normal_(std=INITIAL_STD)
+        self.attribute = nn.Parameter(vectors)
+        self.register_buffer("owned", torch.as_tensor(owned))
+
+    def both_ways(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Outputs `[B, T, D]` that see all valid positions, before and after."""
+        x = self.encoder.dropout(self.encoder.norm(self.place(tokens)))
+        for block in self.encoder.blocks:
+            x = block(x, valid[:, None, None, :], False)
+        return x
+
+    def attributes(self, task: str, hidden: Tensor, items: Tensor) -> Tensor:
+        """Summed binary cross-entropy of all attributes of `items` `[M]`."""
+        scores, owned = self.tasks[task](hidden) @ self.attribute.T, self.owned[items]
+        if not scores.shape[1]:
+            return hidden.new_zeros(())
+        right = scores.gather(1, owned.clamp(min=0)) * (owned >= 0)
+        return F.softplus(scores).sum() - right.sum()
+
+    def contrast(self, task: str, hidden: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+        """Summed -log sigmoid(f(h, right) - f(h, wrong)); all `[M, D]`."""
+        hidden = self.tasks[task](hidden)
+        right, wrong = ((hidden * vector).sum(-1).sigmoid() for vector in (right, wrong))
+        return F.softplus(wrong - right).sum()
