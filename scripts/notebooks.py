@@ -125,7 +125,8 @@ def _input_digest(name: str) -> str:
     if place.is_dir():
         files = sorted(p for p in place.rglob("*") if p.suffix in {".csv", ".json"})
         return _digest(*(f"{p.name}\0".encode() + p.read_bytes() for p in files))
-    return _digest(place.read_bytes()) if place.exists() else "missing"
+    files = [p for p in (place, place.with_suffix(".toml")) if p.exists()]  # a module and its data
+    return _digest(*(p.read_bytes() for p in files)) if place.exists() else "missing"
 
 
 def inputs(modules: list[str]) -> dict[str, str]:

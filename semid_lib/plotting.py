@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -15,54 +17,21 @@ from matplotlib.patches import Rectangle
 
 from semid_lib.errors import InputError
 
-# Okabe and Ito's palette: distinct for every common kind of colour vision.
-BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#767676"
-_CYCLE = [BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK]
-SEQUENTIAL = "cividis"
+_FILE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = _FILE["colours"].values()
+SEQUENTIAL = _FILE["style"]["image.cmap"]
 SIGNED = LinearSegmentedColormap.from_list("blue-orange", [BLUE, "#FFFFFF", "#B35900"])
 WIDTH = 6.2
-
-_SOLID, _DASHED, _DOTTED, _MIXED = "-", "--", ":", "-."
-_STYLES = {
-    # The papers' methods, and the generators they are compared with.
-    "ReSID": (VERMILLION, "o", _SOLID), "ACERec": (BLUE, "s", _SOLID),
-    "R3-VAE": (GREEN, "D", _SOLID), "TIGER": (PURPLE, "^", _SOLID), "RPG": (SKY, "v", _SOLID),
-    "LETTER": (ORANGE, "P", _SOLID), "EAGER": (PURPLE, "X", _DASHED),
-    "UNGER": (ORANGE, "<", _DASHED), "ETEGRec": (SKY, ">", _DASHED),
-    "ActionPiece": (GREEN, "h", _DASHED),
-    # ReSID's ablations, in the colour of what they put in its place.
-    "E2": (BLACK, "<", _MIXED), "E3": (BLUE, ">", _DASHED), "Q2": (SKY, "h", _SOLID),
-    # Recommenders that score item ids; with side information (*) the same colour, another dash.
-    "SASRec": (BLACK, "o", _DASHED), "SASRec*": (BLACK, "s", _SOLID),
-    "BERT4Rec": (BLUE, "^", _DASHED), "BERT4Rec*": (BLUE, "v", _DOTTED),
-    "HGN": (VERMILLION, "P", _DASHED), "HGN*": (VERMILLION, "X", _DOTTED),
-    "S3-Rec": (GREEN, "<", _DOTTED), "S3-Rec*": (GREEN, ">", _MIXED),
-    "ICLRec": (PURPLE, "h", _DOTTED), "ELCRec": (ORANGE, "d", _DOTTED),
-    # Tokenizers.
-    "GAOQ": (VERMILLION, "o", _MIXED), "HKM": (SKY, "d", _MIXED), "VQ-VAE": (ORANGE, "v", _MIXED),
-    "RQ-VAE": (PURPLE, "s", _MIXED), "KMeans": (BLACK, "^", _DOTTED),
-    "R-KMeans": (BLACK, "D", _MIXED), "OPQ-KMeans": (SKY, "P", _DOTTED), "MQ": (BLUE, "X", _MIXED),
-    # The floors.
-    "Popularity": (GREY, "x", _DOTTED), "Markov chain": (GREY, "+", _DASHED),
-    "Item-kNN": (GREY, "*", _MIXED),
-}  # fmt: skip
 METHOD_STYLE: dict[str, dict[str, str]] = {
-    name: {"color": colour, "marker": marker, "linestyle": dash}
-    for name, (colour, marker, dash) in _STYLES.items()
+    name: {"color": _FILE["colours"][colour], "marker": marker, "linestyle": dash}
+    for name, (colour, marker, dash) in _FILE["methods"].items()
 }
 
 
 def use_style() -> None:
     """Set the book's figure style; in a notebook also SVG output that is the same in every run."""
-    mpl.rcParams.update({
-        "svg.hashsalt": "semid", "savefig.facecolor": "white", "figure.facecolor": "white",
-        "figure.constrained_layout.use": True, "font.size": 9.5, "axes.titlesize": 10,
-        "axes.labelsize": 9.5, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.axisbelow": True, "axes.prop_cycle": mpl.cycler(color=_CYCLE), "axes.grid": True,
-        "axes.grid.axis": "y", "grid.color": "#E4E4E4", "grid.linewidth": 0.7,
-        "image.cmap": SEQUENTIAL, "legend.frameon": False, "lines.markersize": 5,
-    })  # fmt: skip
+    cycle = mpl.cycler(color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK])
+    mpl.rcParams.update({**_FILE["style"], "axes.prop_cycle": cycle})
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         import matplotlib.pyplot  # noqa: F401 - the backend must be active, or it undoes this
         from matplotlib_inline.backend_inline import set_matplotlib_formats

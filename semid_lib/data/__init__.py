@@ -1,23 +1,14 @@
 """Datasets: one in-memory form, named sources, splits, and a synthetic catalogue."""
 
-from semid_lib.data.amazon import read_amazon
-from semid_lib.data.click_data import Clicks, clicks, coldest
-from semid_lib.data.interactions import MISSING, Interactions
-from semid_lib.data.preprocess import (
-    BUCKETS,
-    bucket_shares,
-    describe,
-    drop_incomplete_items,
-    k_core,
-    same_day_users,
-)
-from semid_lib.data.sources import DatasetInfo, fetch, list_datasets, load_dataset
-from semid_lib.data.splits import Split, leave_one_out
-from semid_lib.data.synthetic import CatalogueTruth, synthetic_catalogue
+from semid_lib._lazy import lazy
 
-__all__ = [
-    "BUCKETS", "MISSING", "CatalogueTruth", "Clicks", "DatasetInfo", "Interactions", "Split",
-    "bucket_shares", "clicks", "coldest", "describe", "drop_incomplete_items", "fetch",
-    "k_core", "leave_one_out", "list_datasets", "load_dataset", "read_amazon", "same_day_users",
-    "synthetic_catalogue",
-]  # fmt: skip
+_HOMES = {
+    "BUCKETS": "preprocess", "MISSING": "interactions", "CatalogueTruth": "synthetic",
+    "Clicks": "click_data", "DatasetInfo": "sources", "Interactions": "interactions",
+    "Split": "splits", "bucket_shares": "preprocess", "clicks": "click_data",
+    "coldest": "click_data", "describe": "preprocess", "drop_incomplete_items": "preprocess",
+    "fetch": "sources", "k_core": "preprocess", "leave_one_out": "splits",
+    "list_datasets": "sources", "load_dataset": "sources", "read_amazon": "amazon",
+    "same_day_users": "preprocess", "synthetic_catalogue": "synthetic",
+}  # fmt: skip
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +17,6 @@ from semid_lib.errors import DataError
 
 CATEGORY_FIELDS = ("brand", "category_1", "category_2", "category_3")
 MOVIE_FIELDS = ("genre", "genre_2", "genres", "year")
-
-# What the numbers in S3-Rec's attribute files are (worked out by counting; they have no names).
-# A category path begins at one of `starts`; `root` begins the main path and is not itself a level.
-S3REC_LAYOUT = {
-    "beauty": dict(starts={1, 4, 8, 15, 17, 64}, root=None, no_brand={497}),
-    "sports": dict(
-        starts={2, 143, 273, 727, 835, 851, 1335, 1418, 1565, 1762, 1828}, root=2, no_brand={7, 23}
-    ),
-    "toys": dict(starts={2, 231, 479}, root=2, no_brand={1}),
-}
 
 
 def parse_lines(payload: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +56,10 @@ def read_lines(folder: Path, file: str, *, ordered: bool = True, name: str = "")
     return Interactions(user, item, int(user[-1]) + 1, int(item.max()) + 1, ordered, name=name)
 
 
-def read_s3rec(folder: Path, stem: str, name: str) -> Interactions:
+def read_s3rec(folder: Path, stem: str, name: str, **layout) -> Interactions:
     """Read S3-Rec's two files, `STEM.txt` and `STEM_item2attributes.json`.
+
+    `layout`: what the numbers in the second file are, see `attributes_to_fields`; none: no fields.
 
     Against the uniform form, which was made from them: the sequences and, for Beauty, Sports and
     Toys, the codes of brand and category_1..3 are the same. Lost are the names (a value reads
@@ -74,23 +67,25 @@ def read_s3rec(folder: Path, stem: str, name: str) -> Interactions:
     tags of all users, held-out interactions included, so they would leak the targets.
     """
     data = read_lines(folder, f"{stem}.txt", name=name)
-    if name not in S3REC_LAYOUT:
+    if not layout:
         return data
     what = f"{stem}_item2attributes.json"
     payload = _read(folder, what)
-    table = attributes_to_fields(payload, data.num_items, what, **S3REC_LAYOUT[name])
+    table = attributes_to_fields(payload, data.num_items, what, **layout)
     coded, values = encode_fields(table, CATEGORY_FIELDS)
     return replace(data, fields=coded, field_values=values, items=table)
 
 
 def attributes_to_fields(
-    payload: bytes, num_items: int, what: str, *, starts: set, root: int | None, no_brand: set
-) -> pd.DataFrame:
+    payload: bytes, num_items: int, what: str, *, starts: Collection[int],
+    no_brand: Collection[int], root: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Separate brand and category levels in one list of numbers per item.
 
     A list holds the brand, then every category path from the root to the leaf. What stands before
     the first path is the brand. The levels are those of the first main path: of the path that
-    begins at `root`, without it, or of the first path at all if `root` is None.
+    begins at `root`, without it, or of the first path at all if `root` is None. Paths begin at one
+    of `starts`; `no_brand` are no brands.
 
     Returns:
         One row per item: item, brand, category_1..3; empty text where an item has none.

@@ -1,35 +1,15 @@
 """What codes and vectors show before any recommender is trained."""
 
-from semid_lib.diagnostics.behaviour import (
-    chance_purity,
-    cluster_nmi,
-    co_occurrence,
-    code_overlap,
-    information_bound,
-    louvain,
-    neighbour_purity,
-)
-from semid_lib.diagnostics.codes import (
-    code_gini,
-    code_usage,
-    collision_rate,
-    gini,
-    marginal_entropy,
-    prefix_entropy,
-)
-from semid_lib.diagnostics.geometry import (
-    code_means,
-    code_terms,
-    effective_rank,
-    preference_discrimination,
-    reconstruction_error,
-    semantic_cohesion,
-    within_code_cosine,
-)
+from semid_lib._lazy import lazy
 
-__all__ = [
-    "chance_purity", "cluster_nmi", "co_occurrence", "code_gini", "code_means", "code_overlap",
-    "code_terms", "code_usage", "collision_rate", "effective_rank", "gini", "information_bound",
-    "louvain", "marginal_entropy", "neighbour_purity", "preference_discrimination",
-    "prefix_entropy", "reconstruction_error", "semantic_cohesion", "within_code_cosine",
-]  # fmt: skip
+_HOMES = {
+    "chance_purity": "behaviour", "cluster_nmi": "behaviour", "co_occurrence": "behaviour",
+    "code_gini": "codes", "code_means": "geometry", "code_overlap": "behaviour",
+    "code_terms": "geometry", "code_usage": "codes", "collision_rate": "codes",
+    "effective_rank": "geometry", "gini": "codes", "information_bound": "behaviour",
+    "louvain": "behaviour", "marginal_entropy": "codes", "neighbour_purity": "behaviour",
+    "preference_discrimination": "geometry", "prefix_entropy": "codes",
+    "reconstruction_error": "geometry", "semantic_cohesion": "geometry",
+    "within_code_cosine": "geometry",
+}  # fmt: skip
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

@@ -9,20 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semid_lib.data import Interactions, formats, load_dataset
+from semid_lib.data.sources import SOURCES
 from semid_lib.data.tables import read_folder
 from semid_lib.errors import DataError, SemidError
 
-STEMS = {
-    "beauty": "Beauty",
-    "sports": "Sports_and_Outdoors",
-    "toys": "Toys_and_Games",
-    "lastfm": "LastFM",
-}
 
-
-@pytest.mark.parametrize("name", STEMS)
+@pytest.mark.parametrize("name", ["beauty", "sports", "toys", "lastfm"])
 def test_s3rec_bytes_and_uniform_form_give_the_same_sequences(shared_data, name):
-    raw = formats.read_s3rec(shared_data / "raw" / "s3rec", STEMS[name], name)
+    raw = SOURCES[name].read(shared_data / "raw" / "s3rec")
     uniform = read_folder(shared_data / name)
     np.testing.assert_array_equal(raw.user, uniform.user)
     np.testing.assert_array_equal(raw.item, uniform.item)
@@ -33,7 +27,7 @@ def test_s3rec_bytes_and_uniform_form_give_the_same_sequences(shared_data, name)
 @pytest.mark.parametrize("name", ["beauty", "sports", "toys"])
 def test_s3rec_attributes_give_the_codes_of_the_named_fields(shared_data, name):
     """The uniform form separated brand and categories with the help of names; we have none."""
-    raw = formats.read_s3rec(shared_data / "raw" / "s3rec", STEMS[name], name)
+    raw = SOURCES[name].read(shared_data / "raw" / "s3rec")
     uniform = load_dataset(shared_data / name, fields=formats.CATEGORY_FIELDS)
     assert list(raw.fields) == ["brand", "category_1", "category_2", "category_3"]
     for field in raw.fields:
@@ -42,7 +36,7 @@ def test_s3rec_attributes_give_the_codes_of_the_named_fields(shared_data, name):
 
 
 def test_lastfm_attributes_are_not_used_as_they_hold_held_out_tags(shared_data):
-    assert not formats.read_s3rec(shared_data / "raw" / "s3rec", "LastFM", "lastfm").fields
+    assert not SOURCES["lastfm"].read(shared_data / "raw" / "s3rec").fields
 
 
 def test_lines():
