@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 
 import numpy as np
@@ -15,12 +14,11 @@ from semid_lib.errors import CodesError, InputError
 from semid_lib.evaluation import ranks_from_scores
 from semid_lib.layers import INITIAL_STD
 from semid_lib.ops import Dropout, linear
-from semid_lib.recommenders._sequence import SequenceRecommender
-from semid_lib.recommenders.base import PADDING, Recommender
+from semid_lib.recommenders._ids import IdsRecommender, first_unseen
+from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
 from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
-from semid_lib.runtime import keep_memory, resolve_device, resolve_precision
+from semid_lib.runtime import keep_memory, resolve_device
 from semid_lib.settings import check_settings
-from semid_lib.training import train
 
 _ROWS = {"cpu": 32, "cuda": 256}  # sequences of like length that are read together
 _USERS = 1024  # whose histories are read, and scored, at once
@@ -191,7 +189,7 @@ def _parts(values):
     return [values[at : at + _USERS] for at in range(0, len(values), _USERS)]
 
 
-class ParallelRecommender(Recommender):
+class ParallelRecommender(IdsRecommender):
     """Trains a `ParallelNetwork` and ranks by holistic scores.
 
     A subclass stores the settings and implements `_network(codes, num_codes)`.
@@ -212,17 +210,7 @@ class ParallelRecommender(Recommender):
             CodesError: `sids` of another catalogue, or digits of different sizes.
             TrainingPaused: the deadline came; fit again with the same checkpoint to go on.
         """
-        name = type(self).__name__
-        if sids is None:
-            raise InputError(
-                f"{name}.fit needs semantic IDs: fit(split, sids), where sids = SemanticIds(codes) "
-                "and codes [N, m] come from a quantizer such as OPQ"
-            )
-        if sids.num_items != split.num_items:
-            raise CodesError(
-                f"codes of {sids.num_items} items for a catalogue of {split.num_items}: every item "
-                "needs codes, and they must be this dataset's"
-            )
+        self._check_ids(split, sids)
         self._build(sids.codes, sids.level_sizes)
         self._see(split)
         device = self.network_.position.device
@@ -233,20 +221,12 @@ class ParallelRecommender(Recommender):
         start, end, first = self._sequences(split)
         rows = torch.as_tensor(np.stack([start, end, first]), device=device)
         per_row = float((end - first).mean()) if len(start) else 1.0
-        identity = {k: v for k, v in self.get_params().items() if k != "device"}
-        identity["data"] = split.data.sha256
-        identity["codes"] = hashlib.sha256(sids.tokens.tobytes()).hexdigest()
-        self.history_ = train(
-            self.network_,
+        self.history_ = self._train(
+            split, sids,
             lambda batch: self._loss(items, rows[:, batch], counts) / (len(batch) * per_row),
-            len(start), epochs=self.epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, warmup=self.warmup,
-            clip=self.clip, samples_per_epoch=self.samples_per_epoch, lengths=end - start,
-            patience=self.patience, monitor="ndcg@10",
+            len(start), lengths=end - start, monitor="ndcg@10", patience=self.patience,
             validate=(lambda: self._validate(split)) if len(split.users) else None,
-            precision=resolve_precision(self.precision, device), device=device,
-            seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
-            label=name, identity=identity,
+            checkpoint=checkpoint, deadline=deadline, progress=progress,
         )  # fmt: skip
         return self
 
@@ -323,16 +303,12 @@ class ParallelRecommender(Recommender):
         self.num_items_fitted  # noqa: B018 - raises when not fitted
         self.network_.eval()
         keep_memory()
+
+        def read(items, start, end):
+            return self.network_.log_probs(self._states(items, start, end, end - 1)[0])
+
         device = self.network_.position.device
-        kept = [np.asarray(h)[-self.max_history :] for h in histories]
-        items = torch.as_tensor(np.concatenate(kept), device=device)
-        lengths = torch.tensor([len(h) for h in kept])
-        order, end = lengths.argsort(stable=True), lengths.cumsum(0).to(device)
-        start, found = end - lengths.to(device), []
-        for rows in order.to(device).split(_USERS):
-            hidden = self._states(items, start[rows], end[rows], end[rows] - 1)[0]
-            found.append(self.network_.log_probs(hidden))
-        return torch.cat(found)[order.argsort().to(device)]
+        return read_histories(read, histories, self.max_history, device)
 
     def _scores(self, histories):
         def score(part):
@@ -346,10 +322,7 @@ class ParallelRecommender(Recommender):
         most = min(k + max(map(len, seen)), self.num_items_)
         found = [self._best(part, most) for part in _parts(histories)]
         items, scores = (np.concatenate(arrays) for arrays in zip(*found))
-        out = np.stack([np.isin(line, known) for line, known in zip(items, seen)])
-        items, scores = np.where(out, PADDING, items), np.where(out, -np.inf, scores)
-        first = np.argsort(items == PADDING, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(items, first, 1), np.take_along_axis(scores, first, 1)
+        return first_unseen(items, scores, seen, k)
 
     def _best(self, histories, k):
         """The k best items and their scores, `[B, k]` each."""

@@ -23,6 +23,22 @@ from semid_lib.training import train
 LOSSES = ("full", "sampled", "bce", "bpr")
 
 
+def read_histories(read, histories, longest: int, device, about=()) -> Tensor:
+    """Read the newest `longest` items of each history, those of like length together.
+
+    Args:
+        read: `(items, start, end, ...) -> [b, ...]`, for up to 1,024 histories `items[start:end]`.
+        about: arrays `[B]` of what else it is told of each history.
+    """
+    kept = [np.asarray(history)[-longest:] for history in histories]
+    lengths = torch.tensor([len(history) for history in kept])
+    items = torch.as_tensor(np.concatenate(kept), device=device)
+    order, end = lengths.argsort(stable=True), lengths.cumsum(0)
+    rows = torch.stack([end - lengths, end, *map(torch.as_tensor, about)])[:, order].to(device)
+    found = torch.cat([read(items, *part) for part in rows.split(1024, dim=1)])
+    return found[order.argsort().to(device)]
+
+
 class SequenceRecommender(Recommender):
     """Item i scores h . v_i: h from a network over the history, v_i from the items' fields.
 
@@ -136,17 +152,14 @@ class SequenceRecommender(Recommender):
 
     @torch.no_grad()
     def _encode(self, histories: list[np.ndarray]) -> Tensor:
-        """`_queries` of each history, those of like length read together."""
+        """`_queries` of each history."""
         self.network_.eval()
-        device = self.network_.table.weight.device
-        kept = [h[-self.max_history :] for h in histories]
-        lengths = torch.tensor([len(h) for h in kept])
-        items = torch.as_tensor(np.concatenate(kept), device=device)
-        order, end = lengths.argsort(stable=True), lengths.cumsum(0)
-        about = map(torch.as_tensor, self._about(histories))
-        rows = torch.stack([end - lengths, end, *about])[:, order].to(device)
-        parts = [self._queries(self._read(items, *part)) for part in rows.split(1024, dim=1)]
-        return torch.cat(parts)[order.argsort().to(device)]
+
+        def read(items, *rows):
+            return self._queries(self._read(items, *rows))
+
+        device, about = self.network_.table.weight.device, self._about(histories)
+        return read_histories(read, histories, self.max_history, device, about)
 
     def _validate(self, split) -> dict[str, float]:
         hidden = self._encode(split.histories("validation"))

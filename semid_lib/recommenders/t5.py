@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 
 from semid_lib.codes import SemanticIds
-from semid_lib.errors import CodesError, InputError
+from semid_lib.errors import InputError
 from semid_lib.evaluation import ranks_from_lists
-from semid_lib.recommenders.base import PADDING, Recommender
+from semid_lib.recommenders._ids import IdsRecommender, first_unseen
+from semid_lib.recommenders.base import PADDING
 from semid_lib.recommenders.beam import beam_search
 from semid_lib.recommenders.t5_network import T5
-from semid_lib.runtime import keep_memory, resolve_device, resolve_precision
+from semid_lib.runtime import keep_memory, resolve_device
 from semid_lib.settings import check_settings, keep_settings
-from semid_lib.training import train
 
 _USERS_AT_ONCE = {"cpu": 64, "cuda": 512}
 _SAMPLES_AT_ONCE = {"cpu": 256}  # 2,048 samples of 32 items would hold 25 GB of activations
 
 
-class T5Recommender(Recommender):
+class T5Recommender(IdsRecommender):
     """Generate the next item code by code with a small T5, restricted to IDs that exist.
 
     p(item | history) = prod_l p(c_l | history, c_0..c_{l-1}), each factor a softmax over the
@@ -89,7 +87,8 @@ class T5Recommender(Recommender):
             CodesError: `sids` of another catalogue.
             TrainingPaused: the deadline came; fit again with the same checkpoint to go on.
         """
-        self._check(split, sids)
+        self._check_ids(split, sids)
+        check_settings(self, max_history=1, num_beams=1, validate_users=0)
         self._see(split)
         device = resolve_device(self.device)
         with torch.random.fork_rng(devices=[]):
@@ -107,35 +106,14 @@ class T5Recommender(Recommender):
             item = items[row.clamp(max=len(items) - 1)].masked_fill_(row >= end, self.num_items_)
             return self.network_.loss(self._history(item, length), self._tokens[items[end[:, 0]]])
 
-        validate, patience = self._validation(split), self.patience
-        identity = {k: v for k, v in self.get_params().items() if k != "device"}
-        identity["data"] = split.data.sha256
-        identity["codes"] = hashlib.sha256(sids.tokens.tobytes()).hexdigest()
-        self.history_ = train(
-            self.network_, loss, len(target), epochs=self.epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, warmup=self.warmup,
-            clip=self.clip, samples_per_epoch=self.samples_per_epoch,
-            lengths=(target - start).cpu().numpy(), validate=validate,
-            at_once=_SAMPLES_AT_ONCE.get(torch.device(device).type),
-            monitor="ndcg@10" if validate else "", patience=patience if validate else None,
-            precision=resolve_precision(self.precision, device), device=device,
-            seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
-            label="T5", identity=identity,
+        validate = self._validation(split)
+        self.history_ = self._train(
+            split, sids, loss, len(target), lengths=(target - start).cpu().numpy(),
+            at_once=_SAMPLES_AT_ONCE.get(torch.device(device).type), validate=validate,
+            monitor="ndcg@10" if validate else "", patience=self.patience if validate else None,
+            checkpoint=checkpoint, deadline=deadline, progress=progress,
         )  # fmt: skip
         return self
-
-    def _check(self, split, sids):
-        if sids is None:
-            raise InputError(
-                "T5Recommender.fit needs semantic IDs: fit(split, sids), where sids = "
-                "SemanticIds(codes) and codes [N, L] come from a quantizer such as GAOQ"
-            )
-        if sids.num_items != split.num_items:
-            raise CodesError(
-                f"the semantic IDs are of {sids.num_items} items, but the split's catalogue has "
-                f"{split.num_items}: were they made from another dataset?"
-            )
-        check_settings(self, max_history=1, num_beams=1, validate_users=0)
 
     def _build(self, sids, device, dtype=torch.float32):
         """Make the network (random weights) and what is looked up on the device."""
@@ -201,12 +179,9 @@ class T5Recommender(Recommender):
         blocks = [group[at : at + size] for group in groups for at in range(0, len(group), size)]
         for rows in blocks:
             found, value = self._search([recent[row] for row in rows], int(beams[rows[0]]))
-            if exclude_history:
-                seen = [np.isin(line, histories[row]) for line, row in zip(found, rows)]
-                found, value = np.where(seen, PADDING, found), np.where(seen, -np.inf, value)
-            first = np.argsort(found == PADDING, axis=1, kind="stable")[:, :k]
-            items[rows, : first.shape[1]] = np.take_along_axis(found, first, 1)
-            scores[rows, : first.shape[1]] = np.take_along_axis(value, first, 1)
+            seen = [histories[row] if exclude_history else [] for row in rows]
+            found, value = first_unseen(found, value, seen, k)
+            items[rows, : found.shape[1]], scores[rows, : found.shape[1]] = found, value
         return items, scores
 
     def _search(self, histories, beams):

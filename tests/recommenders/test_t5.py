@@ -267,7 +267,7 @@ def test_refusals(fitted):
     model, split, _ = fitted
     with pytest.raises(InputError, match="needs semantic IDs"):
         T5Recommender().fit(split)
-    with pytest.raises(CodesError, match="23 items, but the split's catalogue has 24"):
+    with pytest.raises(CodesError, match="23 items for a catalogue of 24"):
         T5Recommender().fit(split, SemanticIds(model.sids_.codes[1:]))
     with pytest.raises(InputError, match="k is 11, but the search keeps 10 beams"):
         model.recommend([[1]], k=11)
