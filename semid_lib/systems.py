@@ -210,9 +210,9 @@ def plan(
     roles = list(system.stages)
     later = roles[roles.index(until) + 1 :] if until in roles else []
     changed = [text for text in changed if text.split()[0] not in later]
-    reads_fields = any(s.settings.get("field_names", ()) != () for s in stages)
+    read = [s.settings.get(key, ()) for s in stages for key in ("field_names", "attributes")]
     cut = [text for text in system.cut if text.split(":")[0] not in later]
-    cut += _data_cuts(system, data, reads_fields)
+    cut += _data_cuts(system, data, any(names != () for names in read))
     if changed:
         cut.append("settings: " + ", ".join(changed))
     embed = chosen.get("embed", {})

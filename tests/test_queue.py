@@ -55,7 +55,7 @@ def test_every_experiment_of_the_resid_chapters_is_there():
     assert {e.system for e in queue.select("*--size-*")} == sizes
     assert len(queue.select("sasrec--size-*")) == 5
     quick = [e for e in queue.entries() if e.profile == "quick"]
-    assert len(quick) == 95 and {e.seed for e in quick} == set(range(5))
+    assert len(quick) == 120 and {e.seed for e in quick} == set(range(5))
     assert {e.system for e in quick} == {n for n, s in SYSTEMS.items() if s.seeded} - {"tiger"}
 
 

@@ -263,7 +263,7 @@ def test_long_form_names_our_systems_and_data():
 def test_resids_sets_are_not_taken_for_ours():
     cells = results.printed_cells("resid", 4)
     assert cells["dataset"].isna().all() and set(cells["system"].dropna()) == {
-        "resid", "sasrec", "sasrec*", "bert4rec", "bert4rec*",
+        "resid", "sasrec", "sasrec*", "bert4rec", "bert4rec*", "hgn", "hgn*", "s3rec", "s3rec*",
     }  # fmt: skip
 
 

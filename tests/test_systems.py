@@ -78,9 +78,29 @@ def test_long_codes_have_the_printed_settings():
 
 
 def test_only_starred_systems_read_fields():
-    for name in ("sasrec", "bert4rec"):
+    for name in ("sasrec", "bert4rec", "hgn", "s3rec"):
         assert systems.plan(name, dataset()).stages[0].settings["field_names"] == ()
         assert systems.plan(f"{name}*", dataset()).stages[0].settings["field_names"] is None
+
+
+def test_pretraining_of_s3rec_is_as_published():
+    """Its program's tasks and epochs; attributes with the star, or as ACERec's table has it."""
+    plain, star = (systems.plan(n, dataset("beauty"), "paper") for n in ("s3rec", "s3rec*"))
+    assert (plain.stages[0].settings["attributes"], star.stages[0].settings["attributes"]) == (
+        (),
+        None,
+    )
+    for plan, epochs in ((plain, 150), (systems.plan("s3rec", dataset("sports"), "paper"), 100)):
+        assert {
+            "pretrain_epochs": epochs, "pretrain_samples": "sliding", "mask_ratio": 0.2,
+            "task_weights": (0.2, 1.0, 1.0, 0.5),
+        }.items() <= plan.stages[0].settings.items()  # fmt: skip
+    table = systems.plan("s3rec", dataset("beauty"), "paper", "published")
+    assert {"field_names": (), "attributes": None, "loss": "bce"}.items() <= table.stages[
+        0
+    ].settings.items()
+    assert any(text.startswith("fields: ") for text in table.cut)
+    assert not any(text.startswith("fields: ") for text in plain.cut)
 
 
 def test_ablations_change_one_stage_of_resid():
@@ -319,8 +339,9 @@ def test_a_setting_that_the_class_lacks_is_refused():
 
 def test_printed_names_lead_back_to_systems():
     assert systems.system_printed_as("SASRec*") == "sasrec*"
-    assert systems.system_printed_as("HGN") is None
-    assert systems.title("resid") == "ReSID" and systems.title("HGN") == "HGN"
+    assert systems.system_printed_as("S3-Rec") == "s3rec"
+    assert systems.system_printed_as("LETTER") is None
+    assert systems.title("resid") == "ReSID" and systems.title("LETTER") == "LETTER"
 
 
 def test_no_other_module_knows_a_systems_name(root):
