@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from semid_lib.distributed import place
 from semid_lib.errors import InputError, RecordError, SemidError
 
 app = typer.Typer(
@@ -104,6 +105,8 @@ def run_command(
         # Said before hours of work, not after.
         raise RecordError(f"{name} is recorded already: --force replaces it, --no-record leaves it")
     done = pipeline.run(system, dataset, deadline=deadline, **settings)
+    if place()[0] > 0:
+        return
     print(summary(done))
     if keep:
         print(f"record: {results.write_record(done, force=force)}")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semid_lib.data.preprocess import BUCKET_ENDS, BUCKETS
+from semid_lib.distributed import gather, place
 from semid_lib.errors import InputError
 
 RULES = ("all", "unseen")
@@ -387,7 +388,8 @@ def evaluate(
 
     A recommender that scores every item is ranked over the whole catalogue. One that generates is
     asked once for its `num_beams` (else 50) best items; rule "unseen" filters that list, and a
-    target outside it is not ranked.
+    target outside it is not ranked. Processes that work together (`semid_lib.distributed`) rank a
+    share of the users each, and all return the whole.
 
     Args:
         recommender: a fitted `Recommender` of this split's catalogue.
@@ -434,16 +436,22 @@ def evaluate(
     targets = split.targets[part][positions]
     found: dict[str, list[Ranks]] = {rule: [Ranks(*np.empty((2, 0), np.int64))] for rule in RULES}
     show = sys.stderr.isatty() if progress is None else progress
-    steps = range(0, len(positions), batch_size)
+    rank, processes = place()
+    mine = np.array_split(positions, processes)[rank]
+    steps = range(0, len(mine), batch_size)
     for start in tqdm(steps, desc=f"evaluating on {part}", disable=not show):
-        rows = positions[start : start + batch_size]
+        rows = mine[start : start + batch_size]
         batch = [histories[row] for row in rows]
         for rule, ranks in _rank_batch(recommender, batch, split.targets[part][rows], cut).items():
             found[rule].append(ranks)
+    everyone = gather(found)
     ranks = {
-        rule: Ranks(*(np.concatenate([getattr(r, a) for r in parts]) for a in ("above", "ties")))
-        for rule, parts in found.items()
-    }
+        rule: Ranks(*(
+            np.concatenate([getattr(r, a) for parts in everyone for r in parts[rule]])
+            for a in ("above", "ties")
+        ))
+        for rule in RULES
+    }  # fmt: skip
     return Evaluation(part, users, targets, split.train_counts()[targets], ranks, ks, cut)
 
 

@@ -3,7 +3,8 @@
 Each stage leaves its result in a work folder as soon as it is complete, and a training stage its
 checkpoint. So a run that was stopped at any moment, by the deadline or by `kill -9`, goes on where
 it was and ends with the same record. Encoders have folders of their own, so that all runs whose
-encoder, data and seed are equal train it once.
+encoder, data and seed are equal train it once. Under `torchrun` a run is that of several processes
+(`semid_lib.distributed`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from semid_lib import __version__, systems
+from semid_lib.distributed import agree, join, place
 from semid_lib.errors import CheckpointError, InputError, SemidError
 from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors
 from semid_lib.results import CUTOFFS, METRICS, run_name, slug
@@ -102,14 +104,14 @@ def locked(path: Path):
     The operating system frees it when its holder dies, however it dies, so a lock is never stale.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock, free = FileLock(path), True
+    if place()[0] == 0:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            free = False
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield agree(free)
     finally:
         lock.release()
 
@@ -123,7 +125,7 @@ class Work:
     ):  # fmt: skip
         from semid_lib.data import Interactions, leave_one_out, load_dataset
 
-        self.device = _resolve_device(device, profile)
+        self.device = join(_resolve_device(device, profile))
         self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
         chosen = systems.plan(system, self.data, profile, variant, overrides, until)
         self.plan, precision = _with_precision(chosen, precision, self.device)
@@ -144,6 +146,8 @@ class Work:
         shared = {"config": dict(self.config.get("encoder", {})), "data": self.data.sha256}
         self.config["evaluation"] = {"ks": list(CUTOFFS), "seen_items": "ranked, and excluded"}
         self.config["precision"] = precision
+        if place()[1] > 1:
+            self.config["processes"] = place()[1]
         if self.plan.checkpoint is not None:
             self.config["checkpoint"] = self.plan.checkpoint
         if self.plan.centred:
@@ -189,9 +193,9 @@ class Work:
         from semid_lib.training import TrainingPaused
 
         path = self.path(f"{name}.json")
-        if path.exists():
+        if agree(path.exists()):
             return json.loads(path.read_text(encoding="utf-8"))
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.deadline is not None and agree(time.monotonic() > self.deadline):
             raise TrainingPaused(f"{self.name} paused before {name}")
         began = time.perf_counter()
         info = make()
@@ -199,7 +203,7 @@ class Work:
         info["peak_memory"], info["peak_device_memory"] = peak_memory(self.device)
         info.update(device=device_name(self.device), commit=commit(), versions=versions())
         write_json(path, info)
-        return info
+        return agree(info)
 
     def fit(self, role: str, *inputs):
         """Fit a stage's estimator, or bring a fitted one back from its finished checkpoint."""
@@ -294,9 +298,11 @@ class Work:
         alone = self.encoder_folder == self.folder
         folder = self.folder if alone else runs_folder()
         path = folder / f"communities-{slug(self.plan.dataset)}-{self.data.sha256[:10]}.json"
-        if not path.exists():
-            write_json(path, louvain(co_occurrence(self.split)).tolist())
-        return np.array(json.loads(path.read_text(encoding="utf-8")))
+        if agree(path.exists()):
+            return np.array(json.loads(path.read_text(encoding="utf-8")))
+        found = louvain(co_occurrence(self.split))
+        write_json(path, found.tolist())
+        return found
 
     def run_quantizer(self) -> dict:
         from semid_lib.codes import SemanticIds

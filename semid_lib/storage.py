@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semid_lib.distributed import place
 from semid_lib.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,10 +22,13 @@ def write_atomic(path: str | Path, payload: bytes) -> Path:
     """Write `payload` so that a reader sees the old file or the new one, never a part.
 
     A temporary file in the same folder is flushed to disk and renamed over `path`, so a
-    process killed at any moment leaves the old content. Cost: one extra copy on disk.
+    process killed at any moment leaves the old content. Cost: one extra copy on disk. Of several
+    processes of one run (`semid_lib.distributed`) the first one writes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if place()[0] > 0:
+        return path
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from semid_lib.distributed import add_up, agree, make_equal, place
 from semid_lib.errors import CheckpointError, InputError
 from semid_lib.runtime import keep_memory
 from semid_lib.settings import check_settings
@@ -93,6 +94,7 @@ def train(
     device: str | torch.device = "cpu", seed: int = 0, checkpoint: str | Path | None = None,
     save_every: float = 60.0, at_once: int | None = None, deadline: float | None = None,
     progress: bool | None = None, label: str = "", identity: Mapping | None = None,
+    shared: bool = True,
 ) -> History:  # fmt: skip
     """Fit `model` with AdamW; on return it holds the best weights and is in eval mode.
 
@@ -119,6 +121,10 @@ def train(
         progress: bar with loss, speed and time left; default: only on a terminal.
         identity: whatever else the result depends on (model settings, the data's hash), JSON-able;
             a checkpoint with another identity is refused.
+        shared: under torchrun (`semid_lib.distributed`) a batch is `batch_size` x processes
+            samples, and each process takes the gradient of its share: the same steps as of one
+            process with a batch of that size, but for rounding, dropout, and terms that compare
+            the samples of a batch. False: every process does all of it.
 
     Raises:
         TrainingPaused: the deadline came. CheckpointError: the checkpoint is corrupt or of another
@@ -128,11 +134,13 @@ def train(
     _check(SimpleNamespace(**locals()))
     dtype, autocast = PRECISIONS[precision]
     model.to(device=device, dtype=dtype)
+    make_equal(model)
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
+    batch_size *= place()[1] if shared else 1
     total_steps = epochs * math.ceil(per_epoch / batch_size)
     if torch.device(device).type == "cpu":
         keep_memory()
-    loop = _Loop(model, learning_rate, weight_decay, autocast, device, checkpoint)
+    loop = _Loop(model, learning_rate, weight_decay, autocast, device, checkpoint, shared)
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
         weight_decay=weight_decay, warmup=warmup, clip=clip, per_epoch=per_epoch, seed=seed,
@@ -143,7 +151,7 @@ def train(
     text = json.dumps(settings, sort_keys=True, default=lambda x: x.item())
     loop.fingerprint = hashlib.sha256(text.encode()).hexdigest()
     loop.resume(epochs)
-    show = sys.stderr.isatty() if progress is None else progress
+    show = place()[0] == 0 and (sys.stderr.isatty() if progress is None else progress)
     saved = shown = time.monotonic()
     width = shutil.get_terminal_size().columns  # tqdm prints nothing where a terminal says 0
     with tqdm(
@@ -155,7 +163,7 @@ def train(
             model.train()
             began = time.monotonic()
             for position in range(loop.position, len(batches)):
-                if deadline is not None and time.monotonic() > deadline:
+                if deadline is not None and agree(time.monotonic() > deadline):
                     loop.spent += time.monotonic() - began
                     loop.save(position)
                     raise TrainingPaused(
@@ -236,8 +244,9 @@ def _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device) -
 class _Loop:
     """The state of a run between two steps, and its file."""
 
-    def __init__(self, model, learning_rate, weight_decay, autocast, device, checkpoint):
+    def __init__(self, model, learning_rate, weight_decay, autocast, device, checkpoint, shared):
         self.model, self.autocast = model, autocast
+        self.rank, self.processes = place() if shared else (0, 1)
         self.device = torch.device(device)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.optimizer = torch.optim.AdamW(
@@ -261,7 +270,7 @@ class _Loop:
 
         Where CUDA is not, that call keeps a traceback to seed it later: 1.5 ms a step.
         """
-        number = (seed * 1_000_003 + self.step) % 2**63
+        number = (seed * 1_000_003 + self.step + (self.rank << 40)) % 2**63
         torch.default_generator.manual_seed(number)
         if self.device.type == "cuda":
             torch.cuda.manual_seed_all(number)
@@ -272,11 +281,19 @@ class _Loop:
             group["lr"] = rate
         enabled = self.autocast is not None
         self.optimizer.zero_grad(set_to_none=True)
-        for piece in batch.split(at_once or len(batch)):
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        share = batch.tensor_split(self.processes)[self.rank]
+        for piece in share.split(at_once or len(batch)) if len(share) else ():
             with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
                 value = loss(piece)
             self.scaler.scale(value * (len(piece) / len(batch))).backward()
-            self.loss_sum += value.detach() * len(piece)
+            total += value.detach() * len(piece)
+        if self.processes > 1:
+            for p in self.model.parameters():
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            add_up([p.grad for p in self.model.parameters()])
+            add_up([total])
+        self.loss_sum += total
         if clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
@@ -311,7 +328,7 @@ class _Loop:
         if validate is not None:
             self.model.eval()
             with torch.no_grad():
-                entry.update(validate())
+                entry.update(agree(validate()))
             if entry[monitor] > self.best_value:
                 self.best_value, self.bad_epochs = entry[monitor], 0
                 self.history.best_epoch = entry["epoch"]

@@ -66,7 +66,8 @@ class Run:
             learning_rate=model.learning_rate, weight_decay=model.weight_decay,
             schedule="constant", validate=self.end_epoch, monitor=self.monitor,
             precision=self.precision, device=self.device, seed=self.seed,
-            label=type(model).__name__, identity={**identity, "data": self.digest}, **keywords,
+            label=type(model).__name__, identity={**identity, "data": self.digest}, shared=False,
+            **keywords,
         )  # fmt: skip
 
 
