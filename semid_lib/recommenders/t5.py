@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from semid_lib.codes import SemanticIds
+from semid_lib.distributed import gather, place
 from semid_lib.errors import InputError
 from semid_lib.evaluation import ranks_from_lists
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
@@ -147,6 +148,8 @@ class T5Recommender(IdsRecommender):
             users = np.sort(rng.choice(users, self.validate_users, replace=False))
         if len(users) == 0:
             return None
+        rank, processes = place()
+        users = np.array_split(users, processes)[rank]
         everyone = split.histories("validation")
         histories, targets = [everyone[u] for u in users], split.targets["validation"][users]
         longest = min(self.num_beams, self.num_items_)
@@ -154,7 +157,8 @@ class T5Recommender(IdsRecommender):
         def validate():
             items, scores = self._generate(histories, longest, False)
             ranks = ranks_from_lists(items, targets, scores)
-            return {f"{m}@10": float(getattr(ranks, m)(10).mean()) for m in ("ndcg", "recall")}
+            found = gather({f"{m}@10": getattr(ranks, m)(10) for m in ("ndcg", "recall")})
+            return {m: float(np.concatenate([f[m] for f in found]).mean()) for m in found[0]}
 
         return validate
 
