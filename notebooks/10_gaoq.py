@@ -580,6 +580,7 @@ columns = ["dataset", "items", "b1", "b2", "b3", "b3 by Eq."]
 table(
     seven[[*columns, "N / (b1 b2)"]],
     "ReSID, Table 7, and the smallest last level that fits",
+    recomputes={"resid.table.7": seven[["b3 by Eq."]]},
 )
 
 # %%

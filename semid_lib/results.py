@@ -27,6 +27,7 @@ METRICS = tuple(f"{m}@{k}" for m in ("recall", "ndcg") for k in CUTOFFS) + ("mrr
 NOT_RUN = "not run"
 VERDICTS = ("confirmed", "mixed", "not confirmed", "not testable", "not tested yet")
 _CLAIM = ["id", "paper", "claim", "where", "test", "verdict", "note", "evidence"]
+_RECOMPUTED = "application/vnd.semid.recomputed+json"  # part of a table's output in a notebook
 CODES = "codes"  # sub-folder of the records of runs that ended with their codes
 #: What every record holds, nested keys joined by dots.
 RECORD_KEYS = (
@@ -238,25 +239,30 @@ def printed_cells(paper: str, number: int) -> pd.DataFrame:
     """Bring a printed table of metrics into long form, named as our records are.
 
     Returns:
-        Columns `model` (as printed), `system` (ours, or None), `dataset_printed`, `dataset` (ours,
-        or None where the paper's data are not here), `metric`, `paper` (float). Empty for tables
-        that do not print metrics of recommenders.
+        Columns `model` (as printed), `system` (ours, or None) and its `variant`,
+        `dataset_printed`, `dataset` (ours, or None where the paper's data are not here), `metric`
+        ("recall@10", ..., and as printed "SC", "PD", "CR" and "Gini"), `paper` (float). Empty for
+        tables that do not print metrics of recommenders.
     """
     from semid_lib.systems import system_printed_as
 
     frame = paper_table(paper, number)
     item = next(i for i in _items() if i["id"] == f"{paper}.table.{number}")
-    wide = [c for c in frame.columns if re.fullmatch(r"[RN]@\d+|MRR", c)]
+    wide = [c for c in frame.columns if re.fullmatch(r"[RN]@\d+|MRR|SC|PD|CR|Gini", c)]
     if wide and "dataset" in item:
         frame = frame.melt(item["keys"], wide, "metric", "value").assign(dataset=item["dataset"])
-    name = next((c for c in ("model", "method", "variant") if c in frame), None)
-    columns = ["model", "system", "dataset_printed", "dataset", "metric", "paper"]
-    if name is None or "metric" not in frame:
+    rows = item.get("rows", [c for c in ("model", "method", "variant") if c in frame][:1])
+    columns = ["model", "system", "variant", "dataset_printed", "dataset", "metric", "paper"]
+    if not rows or "metric" not in frame:
         return pd.DataFrame(columns=columns)
-    frame = frame.rename(columns={"value": "paper", name: "model", "dataset": "dataset_printed"})
+    model = frame[rows].astype(str).agg(" ".join, axis=1)
+    frame = frame.drop(columns={"variant", "model"} & {*frame}).assign(model=model)
+    frame = frame.rename(columns={"value": "paper", "dataset": "dataset_printed"})
     longer = {"^R@": "recall@", "^N@": "ndcg@", "^MRR$": "mrr"}
     frame["metric"] = frame["metric"].replace(longer, regex=True)
-    frame["system"] = frame["model"].map(system_printed_as)
+    runs = {name: run.split("--") for name, run in item.get("runs", {}).items()}
+    frame["system"] = [runs[m][0] if m in runs else system_printed_as(m) for m in model]
+    frame["variant"] = [runs[m][1] if m in runs else "default" for m in model]
     frame["dataset"] = frame["dataset_printed"].map(_DATASETS.get)
     return frame[frame["model"] != "Improv._pct"][columns].reset_index(drop=True)
 
@@ -305,11 +311,14 @@ class Table:
         frame: the raw values, NaN where there is none.
         caption: shown above it.
         kinds: column -> a kind of `format_number`; "real" for other numbers.
+        recomputes: id of a printed table, such as "acerec.table.5" -> our values of its cells, NaN
+            where there is none; the page of status counts them.
     """
 
     frame: pd.DataFrame
     caption: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
+    recomputes: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def formatted(self) -> pd.DataFrame:
         """Every cell as text; a column `x_std` is folded into its column `x` as `mean ± std`."""
@@ -339,10 +348,17 @@ class Table:
         head, bracket, rest = body.partition(">")
         return head + bracket + caption + rest
 
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        counts = {name: int(values.count().sum()) for name, values in self.recomputes.items()}
+        return {_RECOMPUTED: counts} if counts else {}
 
-def table(frame: pd.DataFrame, caption: str = "", kinds: Mapping[str, str] | None = None) -> Table:
+
+def table(
+    frame: pd.DataFrame, caption: str = "", kinds: Mapping[str, str] | None = None,
+    recomputes: Mapping[str, pd.DataFrame] | None = None,
+) -> Table:  # fmt: skip
     """Show `frame` with the book's number formats; see `Table` and `format_number`."""
-    return Table(frame, caption, dict(kinds or {}))
+    return Table(frame, caption, dict(kinds or {}), dict(recomputes or {}))
 
 
 # ------------------------------------------------------------------ side by side
@@ -401,7 +417,7 @@ def side_by_side(
     metrics = list(metrics)
     paper = pd.DataFrame(columns=[*_KEY, "paper"])
     if printed is not None:
-        paper = printed[printed["metric"].isin(metrics)].assign(variant="default")
+        paper = printed[printed["metric"].isin(metrics)].copy()
         paper["system"] = paper["system"].fillna(paper["model"])
         paper["dataset"] = paper["dataset"].fillna(paper["dataset_printed"])
     ours = summarise(recorded, metrics, part)
@@ -482,8 +498,11 @@ def claims() -> pd.DataFrame:
 def status(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
     """List the 25 tables and 24 figures of the three papers and how far each is reproduced.
 
+    What is live is read from the executed chapters: the tables that say what they recompute
+    (`table`), and the figures that `papers/status.toml` names.
+
     Args:
-        records: run records; default all recorded ones.
+        records: run records, also of codes; default all recorded ones of the paper profile.
 
     Returns:
         Columns `paper`, `kind`, `number`, `title`, `state`, `chapter` (file stem, empty while there
@@ -491,21 +510,23 @@ def status(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
         `note`. The state is "live" (a chapter recomputes it), "recorded" (records fill every
         cell), "partly", "not yet" or "not possible".
     """
-    records = load_records(profile="paper") if records is None else list(records)
-    have = {(r["system"], r["dataset"]) for r in records if r["variant"] == "default"}
+    if records is None:
+        folder = records_folder()
+        records = [r for f in (folder, folder / CODES) for r in load_records(f, profile="paper")]
+    have = {cell for record in records for cell in _measured(record)}
     written = (_CHECKOUT / "notebooks").glob("[0-9][0-9]_*.py")
     chapters = {path.name[:2]: path.stem for path in written}
+    figures, recomputed = _executed()
     rows = []
     for item in _items():
-        cells = ours = 0
+        cells, ours, live = 0, 0, int(item.get("figure") in figures)
         if item["kind"] == "table":
             printed = paper_table(item["paper"], item["number"])
             cells = int(printed.drop(columns=item["keys"]).notna().to_numpy().sum())
+            named = ["system", "variant", "dataset", "metric"]
             long = printed_cells(item["paper"], item["number"])
-            kept = long[long["metric"].isin(METRICS)]
-            ours = sum(pair in have for pair in zip(kept["system"], kept["dataset"]))
-        chapter = chapters.get(f"{item['chapter']:02d}", "")
-        live = item.get("live", 0) if chapter or not chapters else 0
+            ours = sum(cell in have for cell in long[named].itertuples(index=False, name=None))
+            live = recomputed.get(item["id"], 0)
         if "impossible" in item:
             state = "not possible"
         elif live >= max(cells, 1):
@@ -516,8 +537,61 @@ def status(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
             state = "partly" if live or ours else "not yet"
         rows.append({
             **{k: item[k] for k in ("paper", "kind", "number", "title")},
-            "state": state, "chapter": chapter, "cells": cells,
+            "state": state, "chapter": chapters.get(f"{item['chapter']:02d}", ""), "cells": cells,
             "ours": max(ours, live if cells else 0),
             "note": item.get("impossible", item.get("note", "")),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+_CODE_MEASURES = {"sc": "SC", "pd": "PD", "collision_rate": "CR", "gini": "Gini"}
+
+
+def _measured(record) -> list[tuple]:
+    """System, variant, dataset and metric of every number of a record that a paper may print."""
+    run = record["system"], record["variant"], record["dataset"]
+    codes = record["diagnostics"].get("quantizer", {})
+    metrics = [name for key, name in _CODE_MEASURES.items() if key in codes]
+    return [(*run, m) for m in [*metrics, *record.get("metrics", {}).get("test", ())]]
+
+
+def _executed() -> tuple[set[str], dict[str, int]]:
+    """Names of the figures that executed chapters hold, and how many numbers tables recompute."""
+    figures, recomputed = set(), {}
+    for path in sorted((_CHECKOUT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        for cell in _read_json(path)["cells"]:
+            name = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
+            for output in cell.get("outputs", ()):
+                data = output.get("data", {})
+                if any(kind.startswith("image/") for kind in data):
+                    figures.add(name)
+                recomputed |= data.get(_RECOMPUTED, {})
+    return figures, recomputed
+
+
+def ratios(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
+    """Divide our Recall@10 and NDCG@10 by the printed ones, for each system and dataset.
+
+    Args:
+        records: run records; default all recorded ones of the paper profile.
+
+    Returns:
+        One row for each paper, system and dataset that both have: `paper`, `system` (as printed),
+        `dataset`, `seeds`, and for each of the two metrics `METRIC printed`, `METRIC ours` (mean
+        over seeds) and `METRIC ratio`.
+    """
+    records = load_records(profile="paper") if records is None else records
+    wanted, keys = ["recall@10", "ndcg@10"], ["paper_id", "model", "dataset", "seeds"]
+    tables = [(i["paper"], i["number"]) for i in _items() if i["kind"] == "table"]
+    printed = pd.concat([printed_cells(p, n).assign(paper_id=p) for p, n in tables])
+    both = printed[printed["metric"].isin(wanted)].merge(summarise(records, wanted), on=_KEY)
+    both = both[both["variant"] == "default"].drop_duplicates([*keys, "metric"])
+    both["ratio"] = both["value"] / both["paper"]
+    found = both[[*keys, "metric"]].assign(
+        printed=both["paper"], ours=both["value"], ratio=both["ratio"]
+    )
+    found = found.pivot(index=keys, columns="metric", values=["printed", "ours", "ratio"])
+    order = [(kind, metric) for metric in wanted for kind in ("printed", "ours", "ratio")]
+    found = found.reindex(columns=order)
+    found.columns = [f"{metric} {kind}" for kind, metric in order]
+    return found.reset_index().rename(columns={"paper_id": "paper", "model": "system"})

@@ -10,6 +10,7 @@ import pytest
 
 from semid_lib import results
 from semid_lib.errors import InputError, RecordError
+from semid_lib.systems import SYSTEMS
 
 
 def make_record(system="sasrec", dataset="beauty", seed=0, value=0.05, profile="paper", cut=()):
@@ -275,9 +276,10 @@ def test_ablations_are_found_under_their_printed_names():
 
 def test_wide_tables_become_long_and_others_empty():
     wide = results.printed_cells("r3vae", 9)
-    assert set(wide["metric"]) == {"recall@10", "ndcg@10"} or wide.empty
+    assert set(wide["metric"]) == {"recall@10", "ndcg@10", "SC", "PD"}
+    assert set(wide["variant"]) == {"lambda-0.001", "lambda-0.01", "lambda-0.1"}
     ablation = results.printed_cells("r3vae", 8)
-    assert len(ablation) == 5 * 6 and set(ablation["dataset"]) == {"beauty"}
+    assert len(ablation) == 5 * 8 and set(ablation["dataset"]) == {"beauty"}
     assert results.printed_cells("resid", 6).empty
 
 
@@ -337,7 +339,7 @@ def test_side_by_side_averages_seeds_and_measures_the_gap():
     assert text.loc["SASRec", "toys", "recall@10"]["recorded"] == "not run"
     assert text.loc["Markov chain", "beauty", "recall@10"]["paper"] == "none"
     assert text.loc["SASRec", "ml-100k", "recall@10"]["quick"] == "0.2000"
-    assert list(frame.index)[0] == ("SASRec", "sports", "recall@10")  # the paper's order
+    assert list(frame.index)[0] == ("HGN", "sports", "recall@10")  # the paper's order
 
 
 def test_side_by_side_without_anything_is_an_empty_table():
@@ -386,6 +388,64 @@ def test_status_follows_the_records():
     pd.testing.assert_frame_equal(other, before.drop(index=key))
     sweep = results.status([{**make_record(), "variant": "size-1"}])
     pd.testing.assert_frame_equal(sweep, results.status([]))
+
+
+def test_status_counts_ablations_and_measures_of_codes():
+    row = {"system": "acerec", "variant": "atm0-intent1-isa0", "dataset": "office"}
+    frame = results.status([{**make_record(), **row}]).set_index(["paper", "kind", "number"])
+    assert frame.loc[("acerec", "table", 3), "ours"] == 4
+    codes = {"system": "r3vae", "variant": "no-sc", "dataset": "beauty", "until": "quantizer"}
+    codes["diagnostics"] = {"quantizer": {"sc": 0.9, "pd": {"mean": -1.7}}}
+    frame = results.status([codes]).set_index(["paper", "kind", "number"])
+    assert frame.query("ours > 0")["ours"].to_dict() == {("r3vae", "table", 8): 2}
+
+
+def test_every_printed_ablation_names_a_run_that_can_be_made():
+    for paper, number in (("acerec", 3), ("acerec", 4), ("r3vae", 8), ("r3vae", 9)):
+        cells = results.printed_cells(paper, number)
+        assert not cells.empty
+        for system, variant in cells[["system", "variant"]].drop_duplicates().to_numpy():
+            assert variant in {"default", *SYSTEMS[system].variants}
+
+
+def test_what_is_live_is_read_from_the_executed_chapters(tmp_path, monkeypatch):
+    def cell(data, figure=None):
+        meta = {"mystnb": {"figure": {"name": figure}}} if figure else {}
+        return {"cell_type": "code", "metadata": meta, "outputs": [{"data": data}]}
+
+    ours = pd.DataFrame({"users": [1.0, None], "items": [2.0, 3.0]})
+    shown = results.table(ours, recomputes={"acerec.table.5": ours})._repr_mimebundle_()
+    assert results.table(ours)._repr_mimebundle_() == {}
+    (tmp_path / "notebooks").mkdir()
+    place = tmp_path / "notebooks" / "02_data.ipynb"
+    monkeypatch.setattr(results, "_CHECKOUT", tmp_path)
+
+    def states():
+        frame = results.status([]).set_index(["paper", "kind", "number"])
+        table, figure = frame.loc["acerec", "table", 5], frame.loc["resid", "figure", 8]
+        return table["ours"], table["state"], figure["state"]
+
+    place.write_text(json.dumps({"cells": [cell({}, "fig-gaoq-eight"), {"metadata": {}}]}))
+    assert states() == (0, "not yet", "not yet")
+    drawn = cell({"image/png": "..."}, "fig-gaoq-eight")
+    place.write_text(json.dumps({"cells": [drawn, cell(shown)]}))
+    assert states() == (3, "partly", "live")
+    full = {key: {"acerec.table.5": 24} for key in shown}
+    place.write_text(json.dumps({"cells": [cell(full)]}))
+    assert states() == (24, "live", "not yet")
+
+
+def test_ratios_are_ours_over_printed():
+    assert results.ratios([]).empty
+    records = [make_record(), {**make_record(), "seed": 1}]
+    records[1]["metrics"] = {"test": dict.fromkeys(results.METRICS, 0.3)}
+    (row,) = results.ratios(records).to_dict("records")
+    ours = (records[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
+    assert (row["paper"], row["system"], row["dataset"], row["seeds"]) == (
+        "acerec", "SASRec", "beauty", 2,
+    )  # fmt: skip
+    assert row["recall@10 printed"] == 0.0605 and row["recall@10 ours"] == pytest.approx(ours)
+    assert row["recall@10 ratio"] == pytest.approx(ours / 0.0605)
 
 
 # ---------------------------------------------------------------- claims

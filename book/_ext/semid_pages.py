@@ -42,7 +42,26 @@ def status_text(pages) -> str:
             cells += [numbers.replace(" ", NO_BREAK), where]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *ratio_lines()])
+
+
+def ratio_lines() -> list[str]:
+    """Our Recall@10 and NDCG@10 of every recorded system and dataset over the printed ones."""
+    lines = ["(ours-over-printed)=", "## Ours over printed", ""]
+    found = results.ratios()
+    if found.empty:
+        return [*lines, "No run of the papers' size is recorded yet.", ""]
+    metrics = {"recall@10": "R@10", "ndcg@10": "N@10"}
+    head = [f"{m} {what}" for m in metrics.values() for what in ("printed", "ours", "ratio")]
+    lines += ["| " + " | ".join(["paper", "system", "dataset", "seeds", *head]) + " |"]
+    lines += ["| --- | --- | --- |" + " ---: |" * (1 + len(head))]
+    for row in found.to_dict("records"):
+        cells = [results.PAPERS[row["paper"]], row["system"], row["dataset"], str(row["seeds"])]
+        for metric in metrics:
+            cells += [results.format_number(row[f"{metric} {w}"]) for w in ("printed", "ours")]
+            cells.append(f"{row[f'{metric} ratio']:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def claims_text(pages) -> str:
