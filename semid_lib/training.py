@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from semid_lib.distributed import add_up, agree, make_equal, place
-from semid_lib.errors import CheckpointError, InputError
+from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
 from semid_lib.runtime import keep_memory
 from semid_lib.settings import check_settings
 from semid_lib.storage import load_tensors, save_tensors
@@ -128,8 +129,10 @@ def train(
 
     Raises:
         TrainingPaused: the deadline came. CheckpointError: the checkpoint is corrupt or of another
-        model or setting. InputError: nothing to train on, or the loss is not finite (the message
-        names the epoch and step; the checkpoint keeps the last good state).
+        model or setting. DeviceMemoryError: a step does not fit (the message names how many
+        samples do; the checkpoint holds the steps before). InputError: nothing to train on, or the
+        loss is not finite (the message names the epoch and step; the checkpoint keeps the last
+        good state).
     """
     _check(SimpleNamespace(**locals()))
     dtype, autocast = PRECISIONS[precision]
@@ -170,6 +173,7 @@ def train(
                         f"{label or 'training'} paused at step {loop.step} of {total_steps}",
                         loop.step, total_steps, loop.history.seconds + loop.spent,
                     )  # fmt: skip
+                loop.position = position
                 loop.reseed(seed)
                 rate = learning_rate * rate_factor(loop.step, total_steps, warmup, schedule)
                 loop.take(loss, batches[position], rate, clip, at_once)
@@ -279,15 +283,12 @@ class _Loop:
         """One optimiser step."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        enabled = self.autocast is not None
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
         share = batch.tensor_split(self.processes)[self.rank]
-        for piece in share.split(at_once or len(batch)) if len(share) else ():
-            with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
-                value = loss(piece)
-            self.scaler.scale(value * (len(piece) / len(batch))).backward()
-            total += value.detach() * len(piece)
+        pieces = share.split(at_once or len(batch)) if len(share) else ()
+        try:
+            total = self._gradients(loss, pieces, len(batch))
+        except torch.cuda.OutOfMemoryError:
+            raise self._too_large(loss, pieces[0]) from None
         if self.processes > 1:
             for p in self.model.parameters():
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -302,6 +303,34 @@ class _Loop:
         self.seen += len(batch)
         self.step += 1
         self.sound.masked_fill_(self.loss_sum.isfinite(), self.step)
+
+    def _gradients(self, loss, pieces, whole):
+        """Add up the gradients of pieces of a batch of `whole`; return the sum of their losses."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        enabled = self.autocast is not None
+        for piece in pieces:
+            with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
+                value = loss(piece)
+            self.scaler.scale(value * (len(piece) / whole)).backward()
+            total += value.detach() * len(piece)
+        return total
+
+    def _too_large(self, loss, piece) -> DeviceMemoryError:
+        """Save the state before the step, find what fits, and say so."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.save(self.position)
+        fits = len(piece) // 2
+        while fits:
+            with suppress(torch.cuda.OutOfMemoryError):
+                self._gradients(loss, (piece[:fits],), len(piece))
+                break
+            fits //= 2
+        return DeviceMemoryError(
+            f"step {self.step + 1} needs more memory than {self.device} has for {len(piece)} "
+            f"samples at once; {fits or 'not even 1'} of them fit. Set the batch size to "
+            f"{fits or 1}, or choose a smaller model. A checkpoint, if any, holds the steps before."
+        )
 
     def mean_loss(self) -> float:
         """Mean loss per sample of the epoch so far; waits for the device."""

@@ -145,7 +145,8 @@ def test_bad_durations(text):
 WORKER = """
 import dataclasses, json, os, sys, time
 from pathlib import Path
-from semid_lib import data, encoders, queue, systems
+from unittest import mock
+from semid_lib import data, encoders, queue, results, systems
 
 place = Path(os.environ["PLACE"])
 real = data.load_dataset
@@ -171,6 +172,16 @@ def fit_famae(self, *args, **kwargs):
 
 
 encoders.FAMAE.fit = fit_famae
+write_json = results.write_json
+
+
+def write_record(path, value):
+    full = OSError(28, "No space left on device") if (place / "full").exists() else None
+    with mock.patch("os.fsync", side_effect=full):
+        return write_json(path, value)
+
+
+results.write_json = write_record
 queue.entries = lambda: [queue.Entry(**e) for e in json.loads((place / "entries.json").read_text())]
 run = queue.run
 
@@ -272,6 +283,22 @@ def test_a_failure_is_reported_and_the_others_go_on(place, monkeypatch):
     assert not queue.run_queue(jobs=2, say=said.append)
     assert any("ZeroDivisionError: planted" in line for line in said)
     assert [r["system"] for r in results.load_records()] == ["popularity"]
+
+
+def test_a_full_disk_loses_no_record_and_leaves_no_part_of_one(place, monkeypatch):
+    (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
+    (place / "full").touch()
+    said = []
+    assert not queue.run_queue(say=said.append, device="cpu")
+    assert any("No space left on device" in line for line in said)
+    assert list(entry.record_path.parent.iterdir()) == [] and queue.state(entry) == "partial"
+    (place / "full").unlink()
+    assert queue.run_queue(say=lambda _: None, device="cpu")
+    once = results.load_record(entry.record_path)
+    entry.record_path.unlink()
+    monkeypatch.setenv("SEMID_RUNS", str(place / "other"))
+    assert queue.run_queue(say=lambda _: None, device="cpu")
+    assert results.load_record(entry.record_path)["metrics"] == once["metrics"]
 
 
 def test_two_runners_never_take_the_same_entry(place, monkeypatch):
