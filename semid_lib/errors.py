@@ -29,6 +29,10 @@ class InputError(SemidError):
     """Vectors or settings that a method cannot work with."""
 
 
+class DeviceMemoryError(SemidError):
+    """A training step that does not fit into the device's memory; the message says what does."""
+
+
 class CodesError(SemidError):
     """Codes that are out of range, of the wrong shape, or not those of the catalogue."""
 

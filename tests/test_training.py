@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from semid_lib import training
-from semid_lib.errors import CheckpointError, InputError
+from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
 from semid_lib.storage import load_tensors, save_tensors
 from semid_lib.training import TrainingPaused, rate_factor, train
 
@@ -276,6 +276,28 @@ def test_bad_gradient_of_a_finite_loss(tmp_path):
         problem.train(checkpoint=tmp_path / "c", save_every=0.0)
     tensors, meta = load_tensors(tmp_path / "c")
     assert meta["step"] == 3 and all(t.isfinite().all() for t in tensors.values())
+
+
+@pytest.mark.parametrize("room", [3, 0])
+def test_too_little_memory_stops_with_what_fits_and_loses_nothing(room, tmp_path):
+    whole = Problem()
+    whole.train()
+    problem = Problem()
+    sound = problem.loss
+
+    def loss(rows):
+        if len(problem.seen) >= 8 and len(rows) > room:  # the third step of epoch 2
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return sound(rows)
+
+    problem.loss = loss
+    fits = {3: "samples at once; 3 of them fit. Set the batch size to 3", 0: "not even 1 of them"}
+    with pytest.raises(DeviceMemoryError, match=f"step 9 needs more memory .* 7 .*{fits[room]}"):
+        problem.train(checkpoint=tmp_path / "c", save_every=1e9)
+    assert load_tensors(tmp_path / "c")[1]["step"] == 8
+    again = Problem()
+    again.train(checkpoint=tmp_path / "c")
+    assert (again.weights == whole.weights).all()
 
 
 def test_bad_loss_without_checkpoint():
