@@ -36,6 +36,7 @@ from semid_lib.storage import load_tensors, save_tensors, write_json
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "numba")
 _TIMES = ("seconds", "train_seconds", "samples_per_second")
+_FAR = 30  # a further cut-off of R3-VAE's tables, where so many items are ranked
 _POINTS = 100  # most epochs of a tokenizer's curve that a record holds
 
 
@@ -347,7 +348,10 @@ class Work:
         from semid_lib.evaluation import evaluate
 
         recommender = self.fitted_recommender()
-        result = evaluate(recommender, self.split, part, ks=CUTOFFS, progress=self.progress)
+        every, beams = recommender.scores_all_items, getattr(recommender, "num_beams", 0)
+        longest = min(self.split.num_items, np.inf if every else beams)
+        ks = [k for k in (*CUTOFFS, _FAR) if k <= max(longest, *CUTOFFS)]
+        result = evaluate(recommender, self.split, part, ks=ks, progress=self.progress)
         tensors = {"users": torch.from_numpy(result.users)}  # for paired comparisons of two runs
         for rule, ranks in result.ranks.items():
             tensors[f"{rule}.above"] = torch.from_numpy(ranks.above)
