@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from semid_lib.data.interactions import Interactions
 from semid_lib.errors import InputError
 from semid_lib.evaluation import Ranks
+from semid_lib.ops import linear
 
 INITIAL_STD = 0.02
 _CHUNK = 2**21  # logits held at once by the chunked loss and by the ranks (8 MB in float32)
@@ -269,26 +270,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         grad_hidden = torch.empty_like(hidden, dtype=wide) if needs_hidden else None
-        grad_table = torch.zeros_like(table, dtype=wide) if needs_table else None
+        across = table.new_zeros(table.shape[::-1], dtype=wide) if needs_table else None
         narrow = (hidden[:1] @ table[:1].T).dtype  # what autocast multiplies in, if it is on
         rows, columns = hidden.to(narrow), table.to(narrow)
         step = max(1, _chunk(hidden) // len(table))
         for begin in range(0, len(hidden), step):
             h, wanted = rows[begin : begin + step], targets[begin : begin + step, None]
-            logits = (h @ columns.T).to(wide)
+            logits = linear(h, columns).to(wide)
             own, top = logits.gather(1, wanted), logits.amax(1, keepdim=True)
             share = logits.sub_(top).exp_()
             total = share.sum(1, keepdim=True)
             loss += (total.log() + top - own).sum()
             if needs_hidden:
-                mean = (share.to(narrow) @ columns).to(wide) / total
+                mean = linear(share.to(narrow), columns.T).to(wide) / total
                 grad_hidden[begin : begin + step] = mean - table[wanted[:, 0]]
             if needs_table:
                 scaled, share = (h / total).to(narrow), share.to(narrow)
-                if narrow == wide:
-                    grad_table.addmm_(share.T, scaled)
-                else:
-                    grad_table += share.T @ scaled
+                across += linear(scaled.T, share.T)
+        grad_table = across.T.contiguous() if needs_table else None
         if needs_table:
             grad_table.index_add_(0, targets, hidden.to(wide), alpha=-1)
         ctx.save_for_backward(grad_hidden, grad_table)

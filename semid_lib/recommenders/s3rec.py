@@ -27,8 +27,8 @@ class S3Rec(CausalRecommender):
     * SP: with a run of items masked, the output at the newest item against those of the run
       alone and of as many items from elsewhere in its place, by the loss of MIP.
 
-    The tasks' W differ; their losses are weighted, summed and averaged over the sequences. Then
-    all is trained on as SASRec is. Without attributes only MIP and SP are left (ReSID's S3-Rec);
+    The tasks' W differ; the weighted losses are averaged over the sequences. Then SASRec's loss
+    trains all of it. Without attributes only MIP and SP are left (ReSID's S3-Rec);
     with side fields summed into the tokens this is S3-Rec* (ReSID table 4).
 
     Args:
@@ -166,7 +166,8 @@ class _BothWays(SequenceNetwork):
         if not scores.shape[1]:
             return hidden.new_zeros(())
         right = scores.gather(1, owned.clamp(min=0)) * (owned >= 0)
-        return F.softplus(scores).sum() - right.sum()
+        wide = self.attribute.dtype  # a sum over so many is no job for half precision
+        return F.softplus(scores).sum(dtype=wide) - right.sum(dtype=wide)
 
     def contrast(self, task: str, hidden: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
         """Summed -log sigmoid(f(h, right) - f(h, wrong)); all `[M, D]`."""
