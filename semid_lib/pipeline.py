@@ -464,6 +464,9 @@ def _describe(estimator) -> dict:
             curve=history.epochs, epochs=len(history.epochs), steps=history.steps,
             best_epoch=history.best_epoch, stopped=history.stopped,
         )  # fmt: skip
+    if (earlier := getattr(estimator, "pretraining_", None)) is not None:
+        info["seconds"] = info.get("seconds", 0.0) + earlier.seconds
+        info["pretraining"] = earlier.epochs
     return info
 
 

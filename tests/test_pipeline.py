@@ -129,6 +129,11 @@ def test_every_other_system_runs(system, tiny, tmp_path):
     record = pipeline.run(system, tiny, overrides=overrides, folder=tmp_path, device="cpu")
     results.check_record(record)
     assert record["diagnostics"]["mrr_cut"] is None  # every item was ranked
+    stage = json.loads((tmp_path / "recommender.json").read_text())
+    assert ("pretraining" in stage) == system.startswith("s3rec")
+    if "pretraining" in stage:  # its seconds count
+        parts = (*stage["curve"], *stage["pretraining"])
+        assert stage["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in parts))
     assert record["metrics"]["test"]["recall@20"] <= record["metrics"]["test"]["recall@30"]
 
 

@@ -16,20 +16,20 @@ TASKS = ("aap", "mip", "map", "sp")
 
 
 class S3Rec(CausalRecommender):
-    """Self-supervised learning for sequential recommendation (Zhou et al. 2020), then `SASRec`.
+    """Self-supervised pre-training (Zhou et al. 2020, section 4.2), then `SASRec`.
 
-    Pre-training reads a sequence in both directions, some of its items masked, h_t its outputs:
+    Pre-training reads sequences in both directions; h_t are its outputs, some items masked:
 
-    * AAP, MAP (section 4.2): the attributes A of item t, from h_t where it stands (AAP) or is
-      masked (MAP): sum over all attributes a of the binary cross-entropy of (W h_t) . e_a;
+    * AAP, MAP: the attributes of item t, from h_t where it stands or is masked: the binary
+      cross-entropies of (W h_t) . e_a, summed over all attributes a;
     * MIP: masked item i against another n: -log sigmoid(f(h_t, v_i) - f(h_t, v_n)), where
       f(h, v) = sigmoid((W h) . v);
-    * SP: with a run of items masked, the output at the newest item against those of the run
-      alone and of as many items from elsewhere in its place, by the loss of MIP.
+    * SP: the same loss for the newest output where a run of items is masked, against those of
+      the run alone and of as many items from elsewhere in its place.
 
-    The tasks' W differ; the weighted losses are averaged over the sequences. Then SASRec's loss
-    trains all of it. Without attributes only MIP and SP are left (ReSID's S3-Rec);
-    with side fields summed into the tokens this is S3-Rec* (ReSID table 4).
+    Each has its W; the weighted losses are averaged over the sequences. Then SASRec's loss trains
+    all of it. Without attributes MIP and SP are left (ReSID's S3-Rec); with side fields summed
+    into the tokens this is S3-Rec* (ReSID table 4).
 
     Args:
         attributes: side fields whose values are predicted; () for none, None for all.
@@ -47,9 +47,8 @@ class S3Rec(CausalRecommender):
     vector). Positions count from the oldest item in both stages; negatives may stand in the
     history; softmax by default; ReLU inside the blocks (ReSID appendix E).
 
-    Cost: a step of pre-training reads each sequence four times, O(T D (T + D + ffn_dim)) a layer,
-    plus O(T D A) for A attributes; on MovieLens-100K with two layers of width 32, as whole
-    sequences on one CPU thread, an epoch of it takes about 1.5 times one of SASRec.
+    Cost: pre-training reads each sequence four times, O(T D (T + D + ffn_dim)) a layer, and
+    scores A attributes, O(T D A).
     """
 
     def __init__(
@@ -96,10 +95,8 @@ class S3Rec(CausalRecommender):
         )  # fmt: skip
 
     def _draw(self, valid: Tensor, length: Tensor, items: Tensor) -> tuple[Tensor, ...]:
-        """What is corrupted in the sequences `[B, T]`, `length` items long and right-padded.
-
-        Returns masked positions and those of a run, bool, rows of `items` that stand in for it,
-        and items in 1..N-1 to be added, modulo N, to a masked one for another; `[B, T]` each.
+        """What is masked; what is a run; the rows of `items` that stand in for the run; what to
+        add, modulo N, to a masked item for another. All `[B, T]`; the sequences are right-padded.
         """
         share = torch.rand(3, len(valid), device=valid.device)
         size = 1 + (share[0] * (length // 2)).long()
