@@ -39,14 +39,21 @@ def fresh(kind, **settings):
 
 
 def batches(model, first):
-    """Batches from short to long, as an epoch in length buckets has: `[3, USERS]` samples each,
-    on average as long as all of them."""
-    rows = np.stack(model._sequences(split()))
-    shuffled = np.random.default_rng(first).permutation(rows.shape[1])
-    lengths = rows[1, shuffled] - rows[0, shuffled]
-    order = shuffled[np.argsort(lengths, kind="stable")]
-    middles = ((np.arange(BATCHES) + 0.5) / BATCHES * len(order)).astype(int)
-    return [torch.as_tensor(rows[:, order[m : m + USERS]]) for m in middles]
+    """Batches from short to long, as an epoch in length buckets has: `[3, USERS]` samples each.
+
+    Of each sixth of the samples, by length, a run that is nearest to its mean length and number of
+    targets, so that the batches have about those of the epoch.
+    """
+    start, end, targets_from = rows = np.stack(model._sequences(split()))
+    counts = np.stack([end - start, end - targets_from])  # items and targets
+    shuffled, found = np.random.default_rng(first).permutation(len(start)), []
+    order = shuffled[np.argsort(counts[0, shuffled], kind="stable")]
+    for part in np.array_split(order, BATCHES):
+        sums = counts[:, part].cumsum(axis=1)
+        runs = (sums[:, USERS:] - sums[:, :-USERS]) / USERS
+        at = np.abs(runs - sums[:, -1:] / len(part)).sum(axis=0).argmin() + 1
+        found.append(torch.as_tensor(rows[:, part[at : at + USERS]]))
+    return found
 
 
 def train(network, loss, blocks):
@@ -146,13 +153,13 @@ def gpt2_loss(network, model):
     return loss
 
 
-def same_losses(kind, peer):
+def same_losses(kind, peer, **settings):
     """Gate: the losses of the batches without dropout, before a step and after each."""
 
     @cache
     def check():
-        model = fresh(kind, dropout=0.0)
-        ours, theirs, network = model, *peer(fresh(kind, dropout=0.0))
+        model = fresh(kind, dropout=0.0, **settings)
+        ours, theirs, network = model, *peer(fresh(kind, dropout=0.0, **settings))
         blocks = batches(model, 99)
         away = np.abs(
             np.subtract(
@@ -165,17 +172,18 @@ def same_losses(kind, peer):
     return lambda rounds: check()
 
 
-def job(name, kind, peer, of, target):
-    model, (loss, network) = fresh(kind), peer(fresh(kind))
+def job(name, kind, peer, of, target, **settings):
+    model, (loss, network) = fresh(kind, **settings), peer(fresh(kind, **settings))
     keep_memory()
     return Job(
         name=name,
-        input=f"Beauty's histories, {BATCHES} batches of {USERS} from short to long, "
+        input=f"Beauty's histories, long ones as {model.long_histories}, {BATCHES} batches of "
+        f"{USERS} from short to long, "
         f"{DIGITS} x {CODES} codes, width 448; the peer padded to {ITEMS} items",
         peer=of, target=target, setup=lambda round: (batches(model, round),),
         ours=lambda blocks: train(model.network_.train(), our_loss(model), blocks),
         theirs=lambda blocks: train(network.train(), loss, blocks),
-        gate=same_losses(kind, peer),
+        gate=same_losses(kind, peer, **settings),
     )  # fmt: skip
 
 
@@ -189,7 +197,14 @@ def with_gpt2(model):
 
 
 def test_acerec_train(benchmark):
+    """As the paper-profile: half of the time goes to rows of 50 items with one target each."""
     measure(job("acerec_train", ACERec, itself, "torch", 3), benchmark)
+
+
+def test_acerec_train_windows(benchmark):
+    """The same targets, but those of a long history in windows that do not overlap."""
+    once = dict(long_histories="windows")
+    measure(job("acerec_train_windows", ACERec, itself, "torch", 3, **once), benchmark)
 
 
 def test_rpg_train(benchmark):
