@@ -396,8 +396,9 @@ def test_status_counts_ablations_and_measures_of_codes():
     assert frame.loc[("acerec", "table", 3), "ours"] == 4
     codes = {"system": "r3vae", "variant": "no-sc", "dataset": "beauty", "until": "quantizer"}
     codes["diagnostics"] = {"quantizer": {"sc": 0.9, "pd": {"mean": -1.7}}}
-    frame = results.status([codes]).set_index(["paper", "kind", "number"])
-    assert frame.query("ours > 0")["ours"].to_dict() == {("r3vae", "table", 8): 2}
+    key = ["paper", "kind", "number"]  # executed chapters count, too
+    ours, live = (results.status(r).set_index(key)["ours"] for r in ([codes], []))
+    assert (ours - live)[ours > live].to_dict() == {("r3vae", "table", 8): 2}
 
 
 def test_every_printed_ablation_names_a_run_that_can_be_made():
