@@ -38,7 +38,8 @@ class HGN(SequenceRecommender):
     three; no bias of the items; places are counted from the newest item and padding has no share
     in the mean (in RecBole it has); users whose train parts are equal share a vector.
 
-    Cost: O(T D^2) a window plus O(D N) a target ("full").
+    Cost: O(T D^2) a window plus O(D N) a target ("full"). With these defaults an epoch on Beauty
+    takes about 15 s of one CPU thread.
     """
 
     def __init__(
