@@ -999,7 +999,7 @@ assert learner > 0.6 * resid.sum()
 r"""
 The tokenizer, on which the literature spends most of its thought, is next
 to nothing in the bill. The generator is most of it, through its 500 epochs;
-ReSID itself says (in its conclusion) that generative models "converge
+ReSID itself says (in section 6) that generative models "converge
 substantially more slowly (tens of times)" than SASRec. Early
 stopping decides the real bill, and it cannot be computed in advance.
 
