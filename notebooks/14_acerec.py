@@ -449,9 +449,13 @@ the keys changes nothing.
 ::::
 
 ::::{prf:proof}
+With a bias $b$ of the keys, a score is
+
 $$
-(W^Q_h q)^\top (W^K_h \tilde e_l + b)
-= p_h^\top \tilde e_l + (W^Q_h q)^\top b ,
+\begin{aligned}
+&(W^Q_h q)^\top (W^K_h \tilde e_l + b) \\
+&\quad = p_h^\top \tilde e_l + (W^Q_h q)^\top b ,
+\end{aligned}
 $$
 
 and the last term is the same for all $l$, so the softmax cancels it. $W^V_h$ is linear, and the weights sum to 1, so it may be applied,
@@ -650,8 +654,8 @@ own, and the digit's codes are compared with it:
 $$
 \begin{aligned}
 h^{(l)} &= h + \mathrm{silu}(W_l h + b_l), \\
-p(c_l = v \mid h) &= \mathrm{softmax}_v\,
-  \frac{\cos(h^{(l)}, e^{(l)}_v)}{\gamma} , \\
+x_{lv} &= \cos(h^{(l)}, e^{(l)}_v) / \gamma , \\
+p(c_l = v \mid h) &= \mathrm{softmax}_v\, x_{lv} , \\
 L_{\text{MTP}} &= -\frac1m \sum_l \log p(c_l \mid h) .
 \end{aligned}
 $$ (eq-acerec-mtp)
@@ -769,8 +773,9 @@ had, the loss would be least for
 
 $$
 \begin{aligned}
-\frac{\cos(h, s_j)}{\tau} &= \log p(j \mid h) + c(h) \\
-  &\quad - \log \pi_j + \beta \log P(j) .
+\frac{\cos(h, s_j)}{\tau} &= \log p(j \mid h) \\
+  &\quad - \log \pi_j + c(h) \\
+  &\quad + \beta \log P(j) .
 \end{aligned}
 $$ (eq-acerec-optimum)
 ::::
