@@ -137,12 +137,9 @@ def train(
     _check(SimpleNamespace(**locals()))
     dtype, autocast = PRECISIONS[precision]
     model.to(device=device, dtype=dtype)
-    make_equal(model)
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
     batch_size *= place()[1] if shared else 1
     total_steps = epochs * math.ceil(per_epoch / batch_size)
-    if torch.device(device).type == "cpu":
-        keep_memory()
     loop = _Loop(model, learning_rate, weight_decay, autocast, device, checkpoint, shared)
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
@@ -249,9 +246,12 @@ class _Loop:
     """The state of a run between two steps, and its file."""
 
     def __init__(self, model, learning_rate, weight_decay, autocast, device, checkpoint, shared):
+        make_equal(model)
         self.model, self.autocast = model, autocast
         self.rank, self.processes = place() if shared else (0, 1)
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_memory()
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
