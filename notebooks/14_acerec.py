@@ -1404,7 +1404,7 @@ for (group, name), (gap, low, high) in spans.items():
 
 # %% [markdown]
 r"""
-The rows come out in the paper's order, on other data, at a toy's size: a pleasant
+The rows come out nearly in the paper's order, on other data, at a toy's size: a pleasant
 surprise. What can be told apart is less. Both variants without an intent token
 lie below the full model, and so do two of the three other anchors below the
 intent; with the intent token in place, no merger, not even the single mean, and no
