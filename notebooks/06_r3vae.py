@@ -63,6 +63,7 @@ too.
 
 # %%
 from textwrap import fill
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
@@ -1779,7 +1780,10 @@ vectors, and keeps $\lambda = 0.01$. Which $\lambda$ is that in our loss? Train 
 
 # %%
 heavy = D * 0.01
-averaged = R3VAE(sc_weight=heavy, pd_weight=heavy, **SMALL).fit(Y)
+with catch_warnings(record=True) as caught:
+    simplefilter("always")
+    averaged = R3VAE(sc_weight=heavy, pd_weight=heavy, **SMALL).fit(Y)
+print(*(str(w.message).split(":")[0] for w in caught))
 rows = [
     of_planted("sum (ours)", planted["R³-VAE, working", 0]),
     of_planted(f"mean: λ = {heavy:.2f}", averaged),

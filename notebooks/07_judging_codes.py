@@ -1024,7 +1024,7 @@ for name in DIAGNOSTICS:
     rho, p = joint_p(t[[name, "R@10"]], name)
     rows["all: mean ρ"][name] = f"{rho:+.2f}"
     rows["all: p"][name] = f"{p:.3f}"
-    assert p > (0.3 if name == "PD" else 0.05)
+    assert (p < 0.05) == (name in ("CR", "Gini"))
 same_budget = pd.DataFrame(rows).T.rename_axis("vectors")
 table(
     same_budget.reset_index(),
@@ -1033,7 +1033,7 @@ table(
 
 # %% [markdown]
 r"""
-At an equal budget SC, CR and Gini still point the right way, about equally far, and with seven tokenizers none of them clears the usual bar. PD points nowhere.
+At an equal budget SC, CR and Gini still point the right way. Jointly over the three sets CR and Gini clear the usual bar and SC does not: among tokenizers with equally many codes, what this reader notices first is how many films share one. PD points nowhere.
 
 ## Three controls
 
@@ -1077,15 +1077,15 @@ for name in ("centred", "shuffled", "traded"):
     assert [m for m in moved if m in DIAGNOSTICS] == of_four[name]
 worst = max(r["reader"] for r in rows[2:])
 print(f"best reader of the ten {worst:.3f}")
-assert worst < control.reader["as it is"] - 0.01
+assert worst < control.reader["as it is"] - 0.005
 
 # %% [markdown]
 r"""
 Each control takes one diagnostic apart.
 
 - Centring moves PD and nothing else, because the codes are the same ({prf:ref}`prop-judging-centre`).
-- Shuffling ruins the codes for the reader. PD, CR and Gini do not notice, as they never look at who has which ID. SC does.
-- Trading ruins them just as much, and *no* diagnostic of the four notices. Films that were together are together still, but IDs that share a first code no longer have anything else in common. SC looks at whole IDs only. What single codes mean, which is all that a reader of codes has, is what ReSID's GAOQ is about ({ref}`ch-gaoq`).
+- Shuffling costs the reader most of what the codes told it. PD, CR and Gini do not notice, as they never look at who has which ID. SC does.
+- Trading costs it a part, and *no* diagnostic of the four notices. Films that were together are together still, but IDs that share a first code no longer have anything else in common. SC looks at whole IDs only. What single codes mean, which is all that a reader of codes has, is what ReSID's GAOQ is about ({ref}`ch-gaoq`).
 
 Codes without collisions are beyond SC altogether. GAOQ and the tree with random numbers (HKM) give every film its own ID:
 """
@@ -1342,7 +1342,7 @@ r"""
 | --- | --- |
 | the coefficients of Table 7 | right, all eight |
 | SC and PD follow quality more closely than CR and Gini | not shown: with five and seven methods the four cannot be told apart; for Recall PD is behind CR in the paper's own table |
-| SC follows quality | yes: over the paper's six datasets, and for both yardsticks and both kinds of vectors here; at an equal budget no better than CR |
+| SC follows quality | yes: over the paper's six datasets, and for both yardsticks and both kinds of vectors here; at an equal budget CR and Gini do, and SC is not shown to |
 | PD follows quality | over the paper's six datasets, yes; for our yardsticks, no; it rewards centring, which changes no code, and random codewords have the best PD of all |
 | CR and Gini have limited value | not so: here they do about as well as SC; for good tokenizers Gini repeats CR |
 | SC and PD are good targets for training | open here; in Tables 8 and 9 the lowest PD is not the best Recall |
