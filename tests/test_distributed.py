@@ -79,6 +79,7 @@ def test_processes_pause_together_and_go_on(folder, tmp_path):
     _, whole = start(TOGETHER, "sasrec", folder, tmp_path / "whole", 16)
     paused, record = start(TOGETHER, "sasrec", folder, tmp_path / "parts", 16, "--budget", "0s")
     assert paused.returncode != 0 and record is None
+    assert "paused before recommender; the same command goes on" in paused.stderr
     ended, record = start(TOGETHER, "sasrec", folder, tmp_path / "parts", 16)
     assert ended.returncode == 0, ended.stderr
     assert json.dumps(record["metrics"]) == json.dumps(whole["metrics"])
