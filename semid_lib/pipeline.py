@@ -153,6 +153,8 @@ class Work:
             self.config["checkpoint"] = self.plan.checkpoint
         if self.plan.centred:
             self.config["centred"] = True
+        if self.plan.collisions != "extra_digit":
+            self.config["collisions"] = self.plan.collisions
         self.fitted: dict[str, object] = {}
         self.sids = None
         self.name = self._name(self.plan.variant)
@@ -323,7 +325,8 @@ class Work:
     def semantic_ids(self, unique: bool = False):
         """The run's SemanticIds, or None for a system without codes.
 
-        With `unique`, as recommenders read them: with one digit more if any two items share an ID.
+        With `unique`, as recommenders read them: told apart by the plan's rule (a digit more) if
+        any two items share an ID.
         """
         from semid_lib.codes import SemanticIds
 
@@ -331,7 +334,7 @@ class Work:
             self.sids = SemanticIds.from_json(self.folder / "codes.json")
         if not unique or self.sids is None or self.sids.is_unique:
             return self.sids
-        return self.sids.resolve("extra_digit")
+        return self.sids.resolve(self.plan.collisions)
 
     def fitted_recommender(self):
         sids = self.semantic_ids(self.estimators["recommender"].unique_ids)

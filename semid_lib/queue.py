@@ -112,7 +112,7 @@ def code_entries() -> list[Entry]:
     def own(entry):
         system = SYSTEMS[entry.system]
         varied = system.variants.get(entry.variant, {"quantizer": {}})
-        return "quantizer" in system.stages and varied.keys() != {"recommender"}
+        return "quantizer" in system.stages and not varied.keys() <= {"recommender", "codes"}
 
     def short(entry):
         cut = {}

@@ -33,7 +33,8 @@ class System:
         variants: name -> settings that replace those of the preset. "default" replaces nothing.
             Beside the stages' roles, "embed" may hold `checkpoint`: which of the encoder's
             snapshots, 1 the first, gives the vectors; and `centred`: the quantizer is given the
-            vectors minus their mean.
+            vectors minus their mean. "codes" may hold `collisions`, a rule of
+            `SemanticIds.resolve` for items that share an ID.
         printed: dataset -> what its paper prints for that dataset alone.
         vectors: a line on what its vectors are, where that is not the paper's choice.
         no_text: `datasets` without text, and the encoder that they get: its `class`, `paper` and
@@ -85,7 +86,8 @@ class Plan:
 
     `stages` stand in the order in which they run; `cut` says what differs from the paper;
     `checkpoint` is the encoder's snapshot to embed, None for the weights that validation chose;
-    `centred` takes the mean off the vectors that the quantizer is given.
+    `centred` takes the mean off the vectors that the quantizer is given; `collisions` is the rule
+    for items that share an ID, where the recommender wants them apart.
     """
 
     system: str
@@ -96,6 +98,7 @@ class Plan:
     cut: tuple[str, ...]
     checkpoint: int | None = None
     centred: bool = False
+    collisions: str = "extra_digit"
 
 
 # ------------------------------------------------------------------ the presets
@@ -215,8 +218,8 @@ def plan(
     cut += _data_cuts(system, data, any(names != () for names in read))
     if changed:
         cut.append("settings: " + ", ".join(changed))
-    embed = chosen.get("embed", {})
-    return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut), **embed)
+    more = {**chosen.get("embed", {}), **chosen.get("codes", {})}
+    return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut), **more)
 
 
 def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:

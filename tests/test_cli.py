@@ -143,7 +143,7 @@ def test_budget_pauses_and_the_same_command_goes_on(semid, folder):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("run", "tiger", "FOLDER"), "InputError: unknown system 'tiger'"),
+        (("run", "tigger", "FOLDER"), "InputError: unknown system 'tigger'"),
         (("run", "sasrec", "nowhere"), "DataError: no dataset"),
         (("run", "sasrec", "FOLDER", "--profile", "fast"), "InputError: profile is 'fast'"),
         (("run", "sasrec", "FOLDER", "--device", "tpu"), "InputError: device 'tpu'"),
@@ -152,7 +152,7 @@ def test_budget_pauses_and_the_same_command_goes_on(semid, folder):
         (("run", "sasrec", "FOLDER", "--set=recommender.dim=7"), "InputError"),
         (("table", "resid.99"), "InputError: no printed table resid.99"),
         (("table", "four"), "InputError: 'four' is not of the form"),
-        (("queue", "list", "--only", "tiger"), "InputError: no queue entry"),
+        (("queue", "list", "--only", "tigger"), "InputError: no queue entry"),
         (("queue", "run", "--jobs", "0"), "InputError: jobs is 0"),
         (("data", "describe", "nowhere"), "DataError: no dataset"),
     ],

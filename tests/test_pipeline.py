@@ -667,7 +667,7 @@ def test_unordered_data_are_refused(tiny):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"system": "tiger"}, "unknown system 'tiger'"),
+        ({"system": "tigger"}, "unknown system 'tigger'"),
         ({"profile": "fast"}, "profile is 'fast'"),
         ({"variant": "x"}, "no variant 'x'"),
         ({"overrides": {"encoder": {}}}, "no stage 'encoder'"),

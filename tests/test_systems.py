@@ -321,7 +321,7 @@ def test_presets_cannot_be_changed_by_accident():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("tiger",), "unknown system 'tiger'; there are resid, e2, e3"),
+        (("tigger",), "unknown system 'tigger'; there are resid, e2, e3"),
         (("sasrec", "slow"), "profile is 'slow'"),
         (("sasrec", "paper", "e1"), "no variant 'e1'; it has default, sampled"),
         (("sasrec", "paper", "default", {"quantizer": {}}), "no stage 'quantizer'"),

@@ -15,7 +15,7 @@ NORMALIZE = ("level", "vocabulary")
 @torch.no_grad()
 def beam_search(
     model: T5, memory: Tensor, padding: Tensor | None, trie: Trie, beams: int, *,
-    normalize: str = "level",
+    normalize: str = "level", free: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Find the `beams` most probable IDs of the catalogue for each user (SPEC 14).
 
@@ -31,12 +31,14 @@ def beam_search(
         normalize: the codes over which p sums to 1: those of the "level" (before the trie's
             mask, so that scores compare across beams), or the whole "vocabulary" (then scores are
             those of Hugging Face's `generate` with a `prefix_allowed_tokens_fn`).
+        free: search among all tuples of codes, as without a trie, and only then look which exist.
 
     Returns:
         `(leaves, scores)`, `[B, W]` with W = min(beams, number of IDs): trie leaves (int64; their
         items by `trie.leaf_ptr`, `trie.leaf_items`) and log-probabilities (float32, or float64 if
         the model is), best first. With `beams` at least the number of prefixes of every level the
-        search is exhaustive.
+        search is exhaustive. A `free` search may give tuples that no item has: their score is
+        minus infinity, their leaf 0, and they keep their place in the list.
 
     Raises:
         InputError: beams below 1, an unknown `normalize`, or a trie of other levels than the
@@ -61,19 +63,34 @@ def beam_search(
     decoding = Decoding(model, memory, padding)
     tokens = torch.zeros(users, 1, dtype=torch.int64, device=memory.device)
     score = torch.zeros(users, 1, dtype=exact, device=memory.device)
-    node = parents = None
-    for level in range(levels):
+    node = torch.zeros(users, 1, dtype=torch.int64, device=memory.device)
+    parents = None
+    for level, size in enumerate(model.level_sizes):
         states = decoding.step(tokens, parents)
         logits = model.logits(states, level if normalize == "level" else None)
         first = 0 if normalize == "level" else model.first_token[level]
-        child, live = _children(trie, level, node, users)
-        gain = logits.to(exact).log_softmax(-1).gather(-1, first + trie.code[level][child])
-        total = (score[:, :, None] + gain).masked_fill_(~live, -torch.inf)
-        score, best = total.flatten(1).topk(kept[level])
-        node = child.flatten(1).gather(1, best)
-        tokens = trie.code[level][node] + model.first_token[level]
-        parents = best.div(child.shape[2], rounding_mode="floor")
-    return node, score
+        gain = logits.to(exact).log_softmax(-1)
+        if free:
+            total = score[:, :, None] + gain[..., first : first + size]
+            score, best = total.flatten(1).topk(min(beams, total[0].numel()))
+            code, parents = best % size, best.div(size, rounding_mode="floor")
+            node = _find(trie, level, node.gather(1, parents), code, size)
+        else:
+            child, live = _children(trie, level, node, users)
+            total = score[:, :, None] + gain.gather(-1, first + trie.code[level][child])
+            score, best = total.masked_fill_(~live, -torch.inf).flatten(1).topk(kept[level])
+            node = child.flatten(1).gather(1, best)
+            code, parents = trie.code[level][node], best.div(child.shape[2], rounding_mode="floor")
+        tokens = code + model.first_token[level]
+    return node.clamp(min=0), score.masked_fill(node < 0, -torch.inf)
+
+
+def _find(trie: Trie, level: int, node: Tensor, code: Tensor, size: int) -> Tensor:
+    """The children `[B, W]` with these codes, of nodes of the level above; -1 if there is none."""
+    keys = trie.parent[level] * size + trie.code[level]  # ascends, as the nodes are numbered
+    wanted = node * size + code
+    at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return torch.where((keys[at] == wanted) & (node >= 0), at, -1)
 
 
 def _children(trie: Trie, level: int, node: Tensor | None, users: int) -> tuple[Tensor, Tensor]:

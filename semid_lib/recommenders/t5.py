@@ -36,6 +36,8 @@ class T5Recommender(IdsRecommender):
         max_history: items of the history that count, the newest.
         num_beams: prefixes kept at each level, and the longest list that can be recommended. To
             leave out the history, each user's search is wider by the number of its items.
+        search: "constrained" to IDs that exist, or "free": among all tuples, and those that no
+            item has are dropped from the list.
         end_token: close each history with an end token, which marks the newest item.
         patience: epochs without a better validation NDCG@10 before the training stops.
         samples_per_epoch: draw only so many samples each epoch.
@@ -70,8 +72,9 @@ class T5Recommender(IdsRecommender):
     def __init__(
         self, dim=128, num_layers=4, num_heads=4, head_dim=32, ffn_dim=512, dropout=0.1,
         learning_rate=5e-3, weight_decay=1e-5, warmup=0.01, clip=1.0, epochs=500, batch_size=2048,
-        max_history=32, num_beams=50, end_token=True, patience=20, samples_per_epoch=None,
-        validate_users=None, device="auto", precision="float32", random_state=0,
+        max_history=32, num_beams=50, search="constrained", end_token=True, patience=20,
+        samples_per_epoch=None, validate_users=None, device="auto", precision="float32",
+        random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
 
@@ -89,7 +92,9 @@ class T5Recommender(IdsRecommender):
             TrainingPaused: the deadline came; fit again with the same checkpoint to go on.
         """
         self._check_ids(split, sids)
-        check_settings(self, max_history=1, num_beams=1, validate_users=0)
+        check_settings(
+            self, max_history=1, num_beams=1, validate_users=0, search=("constrained", "free")
+        )
         self._see(split)
         device = resolve_device(self.device)
         with torch.random.fork_rng(devices=[]):
@@ -195,7 +200,8 @@ class T5Recommender(IdsRecommender):
         block[np.arange(length.max()) < length] = np.concatenate(histories)
         block, length = (torch.as_tensor(a, device=self._tokens.device) for a in (block, length))
         memory, padding = self.network_.encode(self._history(block, length))
-        found = beam_search(self.network_, memory, padding, self.sids_.trie, beams)
+        free = self.search == "free"
+        found = beam_search(self.network_, memory, padding, self.sids_.trie, beams, free=free)
         return [tensor.cpu().numpy() for tensor in self._items_of(*found)]
 
     def _items_of(self, leaves, score):
@@ -203,6 +209,7 @@ class T5Recommender(IdsRecommender):
         trie = self.sids_.trie.tensors(leaves.device)
         slot = torch.arange(trie.max_children[-1], device=leaves.device)
         live = slot < trie.num_children[-1][leaves][:, :, None]
+        live &= score[:, :, None] > -torch.inf
         item = self._leaf_items[trie.first_child[-1][leaves][:, :, None] + slot * live]
         value = score[:, :, None].expand(item.shape).masked_fill(~live, -torch.inf)
         return item.masked_fill(~live, PADDING).flatten(1), value.flatten(1)

@@ -88,6 +88,36 @@ def test_narrow_beams_equal_a_search_by_hand(beams):
         np.testing.assert_allclose(scores[row], value, atol=1e-12)
 
 
+@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+def test_a_free_search_ranks_all_tuples_and_marks_those_without_an_item(normalize):
+    network, sids, tokens = make()
+    every = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
+    exists = {tuple(code) for code in sids.codes.tolist()}
+    codes, scores = search(network, sids, tokens, len(every), normalize=normalize, free=True)
+    for row in range(len(tokens)):
+        truth = prefix_scores(network, tokens[row], every, normalize)
+        for place, best in enumerate(np.argsort(-truth)):
+            if tuple(every[best].tolist()) in exists:
+                assert codes[row, place].tolist() == every[best].tolist()
+                assert scores[row, place] == pytest.approx(truth[best], abs=1e-12)
+            else:
+                assert scores[row, place] == -np.inf
+
+
+def test_a_narrow_free_search_loses_ids_to_tuples_that_do_not_exist():
+    network, sids, tokens = make(items=20)  # of 120 tuples
+    codes, scores = search(network, sids, tokens, 5, free=True)
+    for row in range(len(tokens)):
+        kept = np.zeros((1, 0), dtype=np.int64)
+        for size in SIZES:
+            kept = np.array([[*prefix, code] for prefix in kept for code in range(size)])
+            kept = kept[np.argsort(-prefix_scores(network, tokens[row], kept))[:5]]
+        exist = (kept[:, None] == sids.codes).all(-1).any(1)
+        assert not exist.all()
+        np.testing.assert_array_equal(np.isfinite(scores[row]), exist)
+        np.testing.assert_array_equal(codes[row][exist], kept[exist])
+
+
 def test_every_beam_is_in_the_catalogue_once():
     network, sids, tokens = make(items=30, seed=2)
     codes, _ = search(network, sids, tokens, 20)
