@@ -264,13 +264,13 @@ def test_long_form_names_our_systems_and_data():
 def test_resids_sets_are_not_taken_for_ours():
     cells = results.printed_cells("resid", 4)
     assert cells["dataset"].isna().all() and set(cells["system"].dropna()) == {
-        "resid", "sasrec", "sasrec*", "bert4rec", "bert4rec*", "hgn", "hgn*", "s3rec", "s3rec*",
+        "resid", "tiger", "sasrec", "sasrec*", "bert4rec", "bert4rec*", "hgn", "hgn*", "s3rec", "s3rec*",
     }  # fmt: skip
 
 
 def test_ablations_are_found_under_their_printed_names():
     cells = results.printed_cells("resid", 5)
-    assert set(cells["system"].dropna()) == {"resid", "e2", "e3", "q2"}
+    assert set(cells["system"].dropna()) == {"resid", "e1", "e2", "e3", "q1", "q2"}
     assert set(cells.loc[cells["system"].isna(), "model"]) == {"E1", "Q1"}
 
 
@@ -447,6 +447,26 @@ def test_ratios_are_ours_over_printed():
     )  # fmt: skip
     assert row["recall@10 printed"] == 0.0605 and row["recall@10 ours"] == pytest.approx(ours)
     assert row["recall@10 ratio"] == pytest.approx(ours / 0.0605)
+
+
+def test_ratios_leave_out_the_rows_of_ablations():
+    record = make_record("acerec", "instruments")
+    assert list(results.ratios([record])["system"]) == ["ACERec"]  # and not "6", nor "merging ATM"
+
+
+def test_shortfalls_show_every_variant_and_what_was_tried():
+    good, bad = make_record(value=0.07), make_record("hgn", "instruments", value=0.02)
+    best = {**make_record("hgn", "instruments", value=0.06), "variant": "bpr"}
+    (row,) = results.shortfalls([good, bad, best]).to_dict("records")
+    assert (row["paper"], row["system"], row["dataset"]) == ("acerec", "HGN", "instruments")
+    assert [run[:2] for run in row["runs"]] == [("bpr", 1), ("default", 1)]
+    assert row["runs"][1][2:] == pytest.approx((0.02 / 0.0867, 0.02 / 0.0559))
+    assert results.shortfalls([good]).empty and len(results.shortfalls([good], below=9)) == 1
+
+
+def test_the_book_says_what_was_tried_for_every_recorded_run_below_the_printed_value():
+    found = results.shortfalls()
+    assert list(found.loc[found["tried"] == "", "system"]) == []
 
 
 # ---------------------------------------------------------------- claims
