@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import compress
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from semid_lib.data.interactions import Interactions
-from semid_lib.data.preprocess import held_out_rows, k_core
+from semid_lib.data.preprocess import core_rows, held_out_rows, k_core
 from semid_lib.data.tables import find_file, open_file
 from semid_lib.errors import DataError
 
@@ -19,6 +22,8 @@ _BAD_RECORD = (
     ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SyntaxError,
     MemoryError,
 )  # fmt: skip
+_KEYS_2014 = itemgetter("reviewerID", "asin", "overall", "unixReviewTime")
+_KEYS_2023 = itemgetter("user_id", "parent_asin", "rating", "timestamp")
 
 
 def read_amazon(
@@ -48,9 +53,10 @@ def read_amazon(
         lack a field: `drop_incomplete_items`.
     """
     reviews = Path(reviews)
+    keep = _survivors(reviews, k) if k != 1 else None
     with open_file(reviews) as lines:
-        frame = k_core(parse_reviews(lines, reviews.name), k)
-    frame, table = _sequences(frame)
+        frame = parse_reviews(lines, reviews.name, keep)
+    frame, table = _sequences(k_core(frame, k))
     fields = []
     if metadata is not None:
         metadata = Path(metadata)
@@ -59,7 +65,7 @@ def read_amazon(
         fields = list(known.columns[1:5])
         table = table.merge(known, on="asin", how="left")
     frame["item"] = table["asin"].to_numpy(object)[frame["item"]]
-    table = table.rename(columns={"item": "number", "asin": "item"})
+    table = table.drop(columns="item").rename(columns={"asin": "item"})
     return Interactions.from_frame(frame, table, fields, name=name or reviews.name.split(".")[0])
 
 
@@ -85,7 +91,7 @@ def _sequences(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sort reviews into sequences and number the items; the items with their train headlines."""
     rank = pd.factorize(frame["user"])[0]
     frame = frame.assign(rank=rank).sort_values(["rank", "position"], kind="stable")
-    item, asins = pd.factorize(frame["item"])
+    item, asins = pd.factorize(frame["item"].astype(object))
     frame = frame.assign(item=item).reset_index(drop=True)
     kept = frame[~held_out_rows(frame["rank"].to_numpy())].sort_values("position", kind="stable")
     table = pd.DataFrame({"item": np.arange(len(asins)), "asin": asins})
@@ -106,29 +112,74 @@ def join_headlines(headlines: Iterable[str], limit: int = 400) -> str:
     return text
 
 
-def parse_reviews(lines: Iterable[bytes], what: str) -> pd.DataFrame:
-    """Parse reviews of 2014 or 2023, each on its line.
+def _survivors(path: Path, k: int) -> np.ndarray:
+    """`[M]` bool: the reviews of the k-core, and perhaps a few more.
+
+    Ids are told apart by 64-bit hashes. Two ids of one hash count as one, which can only keep rows
+    too many; the k-core of what is kept, by the ids themselves, is that of the whole file.
+    """
+    hashes = [array("q"), array("q")]
+    with open_file(path) as lines:
+        for user, item, *_ in _records(lines, path.name, "review", _review):
+            hashes[0].append(hash(user))
+            hashes[1].append(hash(item))
+    if not hashes[0]:
+        raise DataError(f"{path.name} holds no reviews")
+    user, item = (
+        pd.factorize(np.frombuffer(hashes.pop(0), np.int64))[0].astype(np.int32) for _ in range(2)
+    )
+    return core_rows(user, item, k)
+
+
+def parse_reviews(
+    lines: Iterable[bytes], what: str, keep: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Parse reviews of 2014 or 2023, each on its line; of M only those where `keep` `[M]` is True.
 
     Returns:
-        A table user, item, rating, timestamp (seconds), position (the time as finely as the
-        source has it), summary, in the file's order.
+        A table user, item (categorical), rating, timestamp (seconds), position (the time as finely
+        as the source has it), summary, in the file's order.
     """
-
-    def parse(line):
-        record = json.loads(line)
-        if "reviewerID" in record:
-            keys, per_second = ("reviewerID", "asin", "overall", "unixReviewTime", "summary"), 1
-        else:
-            keys, per_second = ("user_id", "parent_asin", "rating", "timestamp", "title"), 1000
-        user, item, stars, time = (record[key] for key in keys[:4])
-        headline = str(record.get(keys[4]) or "")
-        return str(user), str(item), float(stars), int(time) // per_second, int(time), headline
-
-    rows = list(_records(lines, what, "review", parse))
-    if not rows:
+    if keep is not None:
+        lines = compress(filter(bytes.strip, lines), keep.tobytes())
+    ids, codes = ({}, {}), (array("i"), array("i"))
+    ratings, times, positions, headlines = array("d"), array("q"), array("q"), []
+    for *pair, stars, time, position, headline in _records(lines, what, "review", _review):
+        for known, column, name in zip(ids, codes, pair):
+            column.append(known.setdefault(name, len(known)))
+        ratings.append(stars)
+        times.append(time)
+        positions.append(position)
+        headlines.append(headline)
+    if not headlines:
         raise DataError(f"{what} holds no reviews")
-    columns = ["user", "item", "rating", "timestamp", "position", "summary"]
-    return pd.DataFrame(rows, columns=columns)
+    user, item = (
+        pd.Categorical.from_codes(np.frombuffer(column, np.int32), pd.Index(known, dtype=object))
+        for known, column in zip(ids, codes)
+    )
+    return pd.DataFrame(
+        {
+            "user": user, "item": item, "rating": np.frombuffer(ratings),
+            "timestamp": np.frombuffer(times, np.int64),
+            "position": np.frombuffer(positions, np.int64),
+            "summary": pd.Series(headlines, dtype=object),
+        }
+    )  # fmt: skip
+
+
+def _review(line: bytes) -> tuple[str, str, float, int, int, str]:
+    """User, item, rating, time in seconds, time as given, headline."""
+    record = json.loads(line.decode())
+    if "reviewerID" in record:
+        user, item, stars, time = _KEYS_2014(record)
+        headline, per_second = record.get("summary"), 1
+    else:
+        user, item, stars, time = _KEYS_2023(record)
+        headline, per_second = record.get("title"), 1000
+    time = int(time)
+    if abs(time) >= 2**63:
+        raise OverflowError(f"time {time}")
+    return str(user), str(item), float(stars), time // per_second, time, str(headline or "")
 
 
 def parse_metadata(lines: Iterable[bytes], what: str, wanted: Collection[str]) -> pd.DataFrame:

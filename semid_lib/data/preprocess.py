@@ -36,17 +36,17 @@ def k_core(data: Interactions | pd.DataFrame, k: int = 5) -> Interactions | pd.D
 
     Cost: O(M) per round, few rounds.
     """
-    if k < 1:
-        raise InputError(f"k is {k}, but a user needs at least 1 interaction to exist")
     if not isinstance(data, pd.DataFrame):
-        return _take_rows(data, _core_rows(data.user, data.item, k))
+        return _take_rows(data, core_rows(data.user, data.item, k))
     if not {"user", "item"} <= set(data.columns):
         raise DataError(f"a k-core needs columns user and item, not {list(data.columns)}")
-    return data[_core_rows(pd.factorize(data["user"])[0], pd.factorize(data["item"])[0], k)]
+    return data[core_rows(pd.factorize(data["user"])[0], pd.factorize(data["item"])[0], k)]
 
 
-def _core_rows(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
-    """`[M]` bool: the rows of the k-core."""
+def core_rows(user: np.ndarray, item: np.ndarray, k: int) -> np.ndarray:
+    """`[M]` bool: the rows of the k-core; of users and items numbered from 0, -1 is dropped."""
+    if k < 1:
+        raise InputError(f"k is {k}, but a user needs at least 1 interaction to exist")
     keep = (user >= 0) & (item >= 0)
     while keep.any():
         enough = np.bincount(user[keep])[user[keep]] >= k

@@ -2,8 +2,12 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -65,8 +69,16 @@ def test_joined_headlines_stop_at_400_characters():
     assert len(amazon.join_headlines(texts)) <= 400
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"asin": "x"}', review("u", "i", "soon", "s")])
-def test_malformed_reviews(line):
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"asin": "x"}', review("u", "i", "soon", "s"), review("u", "i", 2**63, "")]
+)
+def test_malformed_reviews(line, tmp_path):
+    (tmp_path / "r.json").write_text("\n".join([review("u", "i", 1, "s"), line]))
+    with pytest.raises(DataError, match="r.json, line 2: not an Amazon review record"):
+        read_amazon(tmp_path / "r.json", k=2)
+    (tmp_path / "r.json").write_text("\n")
+    with pytest.raises(DataError, match="no reviews"):
+        read_amazon(tmp_path / "r.json", k=2)
     with pytest.raises(DataError, match="line 2: not an Amazon review record"):
         amazon.parse_reviews([review("u", "i", 1, "s").encode(), line.encode()], "r.json")
     with pytest.raises(DataError, match="no reviews"):
@@ -146,6 +158,111 @@ def test_files_that_are_missing_cut_short_or_of_another_kind(subset, tmp_path):
     reviews.write_bytes(reviews.read_bytes()[:-9])
     with pytest.raises(DataError, match="cut short"):
         read_amazon(reviews, k=1)
+
+
+def raw_reviews(year, pairs, times, headlines):
+    """Records of one year, stars by row number."""
+    for row, ((user, item), time, headline) in enumerate(zip(pairs, times, headlines)):
+        if year == 2014:
+            yield {"reviewerID": user, "asin": item, "overall": row % 5 + 1.0,
+                   "unixReviewTime": int(time), "summary": headline}  # fmt: skip
+        else:
+            yield {"user_id": user, "parent_asin": item, "asin": "child", "rating": row % 5 + 1,
+                   "timestamp": int(time), "title": headline}  # fmt: skip
+
+
+def by_pandas(records, year, k):
+    """The k-core in one table in memory: rows per user in time order, and the items' headlines."""
+    old = ["reviewerID", "asin", "overall", "unixReviewTime", "summary"]
+    new = ["user_id", "parent_asin", "rating", "timestamp", "title"]
+    frame = pd.DataFrame(records)[old if year == 2014 else new]
+    frame.columns = ["user", "item", "rating", "time", "headline"]
+    while True:
+        sizes = (frame.groupby(column)["time"].transform("size") for column in ("user", "item"))
+        whole = np.logical_and.reduce([size >= k for size in sizes])
+        if whole.all():
+            break
+        frame = frame[whole]
+    frame["first"] = frame["user"].map({u: i for i, u in enumerate(frame["user"].unique())})
+    frame = frame.sort_values(["first", "time"], kind="stable")
+    group = frame.groupby("user")["time"]
+    left = group.cumcount(ascending=False)
+    train = frame[(left >= 2) | (group.transform("size") < 3)].sort_values("time", kind="stable")
+    heads = {
+        i: amazon.join_headlines(filter(None, rows))
+        for i, rows in train.groupby("item")["headline"]
+    }
+    return frame, heads
+
+
+@pytest.mark.parametrize("year", [2014, 2023])
+@pytest.mark.parametrize("hashing", ["as it is", "nearly all ids collide"])
+@pytest.mark.parametrize("seed", range(4))
+def test_two_passes_give_what_one_table_in_memory_gives(year, hashing, seed, tmp_path, monkeypatch):
+    if hashing != "as it is":
+        monkeypatch.setattr(amazon, "hash", lambda text: len(text) % 7, raising=False)
+    rng = np.random.default_rng(seed)
+    pairs = [
+        (f"u{'x' * (u % 9)}{u}", f"i{i}") for u, i in zip(rng.zipf(1.7, 900), rng.zipf(1.8, 900))
+    ]
+    times = rng.integers(40, size=900) * (1 if year == 2014 else 700)
+    headlines = rng.choice(["", "good", "naïve \u2028 ☕", "so so"], 900)
+    records = list(raw_reviews(year, pairs, times, headlines.tolist()))
+    lines = [json.dumps(r, ensure_ascii=i % 2) for i, r in enumerate(records)]
+    lines[10] = "\n \n" + lines[10]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines))
+    frame, heads = by_pandas(records, year, 3)
+    data = read_amazon(tmp_path / "r.jsonl", k=3)
+    assert 0 < len(frame) < 900
+    wanted = {u: rows for u, rows in frame.groupby("user")}
+    assert data.user_ids.tolist() == sorted(wanted)
+    assert data.item_ids.tolist() == frame["item"].unique().tolist()
+    assert data.items["train_review_summaries"].tolist() == [
+        heads.get(i, "") for i in data.item_ids
+    ]
+    begin = data.indptr
+    for number, user in enumerate(data.user_ids):
+        rows = slice(begin[number], begin[number + 1])
+        assert data.item_ids[data.item[rows]].tolist() == wanted[user]["item"].tolist()
+        assert data.rating[rows].tolist() == wanted[user]["rating"].tolist()
+        seconds = wanted[user]["time"] // (1 if year == 2014 else 1000)
+        assert data.timestamp[rows].tolist() == seconds.tolist()
+
+
+PEAK = """
+import sys
+import pandas as pd
+from semid_lib.data import read_amazon
+def field(name):
+    lines = open("/proc/self/status").read().split("\\n")
+    return 1024 * next(int(l.split()[1]) for l in lines if l.startswith(name))
+def in_memory(path):
+    columns = ["user_id", "parent_asin", "rating", "timestamp", "title"]
+    return pd.read_json(path, lines=True)[columns]
+open("/proc/self/clear_refs", "w").write("5")
+before = field("VmRSS")
+{"read_amazon": read_amazon, "in_memory": in_memory}[sys.argv[1]](sys.argv[2])
+print(field("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's own figure")
+def test_memory_stays_far_below_the_file(tmp_path):
+    """Peaks of two processes on one file: ours, and a table read whole, which breaks the limit."""
+    rng = np.random.default_rng(0)
+    pairs = [(f"u{u}", f"i{i}") for u, i in rng.integers((9000, 900), size=(40_000, 2))]
+    times = rng.integers(1_600_000_000_000, size=40_000)
+    text = "so long a review " * 90
+    with (tmp_path / "r.jsonl").open("w") as file:
+        for record in raw_reviews(2023, pairs, times, ["fine"] * 40_000):
+            file.write(json.dumps({**record, "text": text}) + "\n")
+    limit = (tmp_path / "r.jsonl").stat().st_size / 3
+    peaks = {}
+    for way in ("read_amazon", "in_memory"):
+        command = [sys.executable, "-c", PEAK, way, str(tmp_path / "r.jsonl")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[way] = int(done.stdout)
+    assert peaks["read_amazon"] < limit < peaks["in_memory"], (peaks, limit)
 
 
 KEYS = st.sampled_from(
