@@ -70,6 +70,23 @@ def data_describe(dataset: Annotated[str, typer.Argument(help="name or folder")]
             print(f"{key:20s} {format_number(value, kind)}")
 
 
+@data_app.command("import")
+def data_import(
+    reviews: Annotated[Path, typer.Argument(help="Amazon's JSON lines of 2014 or 2023")],
+    folder: Annotated[Path, typer.Argument(help="where the data go; its name is theirs")],
+    metadata: Annotated[Path | None, typer.Option(help="the file of the items")] = None,
+    k: Annotated[int, typer.Option(help="least reviews of a user or item")] = 5,
+    complete: Annotated[bool, typer.Option(help="drop items that lack a field")] = False,
+):
+    """Filter Amazon's raw files of any size into a folder in the form of your own data."""
+    from semid_lib.data import drop_incomplete_items, read_amazon
+    from semid_lib.data.tables import write_folder
+
+    data = read_amazon(reviews, metadata, k=k, name=folder.name)
+    data = drop_incomplete_items(data) if complete else data
+    print(f"{write_folder(data, folder)}: {data}")
+
+
 @app.command("run")
 def run_command(
     system: Annotated[str, typer.Argument(help="resid, sasrec, sasrec*, popularity, ...")],

@@ -1,4 +1,4 @@
-"""Tables in: a pandas table or the bring-your-own folder becomes `Interactions`."""
+"""Tables in: a pandas table or the bring-your-own folder becomes `Interactions`; and back."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from semid_lib.data.interactions import MISSING, Interactions
 from semid_lib.errors import DataError
+from semid_lib.storage import write_atomic
 
 _LATEST = 100_000_000_000  # UNIX seconds in the year 5138: larger values are milliseconds
 _BAD_FILE = (zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError)
@@ -264,7 +265,7 @@ def read_folder(
     Without `position` and `timestamp` the data counts as unordered.
 
     Args:
-        fields: as in `Interactions.from_frame`.
+        fields: as in `Interactions.from_frame`; by default the lines of `fields.txt`, if it exists.
         name: what to call the dataset; the folder's name by default.
 
     Raises:
@@ -286,4 +287,39 @@ def read_folder(
             for table in tables:  # whole numbers throughout; "007" stays text
                 if not table[column].isna().any():
                     table[column] = table[column].astype(np.int64)
+    if fields is None and (folder / "fields.txt").is_file():
+        fields = (folder / "fields.txt").read_text(encoding="utf-8").splitlines()
     return interactions_from_frame(frame, items, fields, None, name or folder.name)
+
+
+def write_folder(data: Interactions, folder: str | Path) -> Path:
+    """Write `data` in the bring-your-own form, gzipped; `read_folder` gives them back.
+
+    What may differ then: the numbers of a field's values, and the type of ids that are all whole
+    numbers written as text. `fields.txt` names the columns of the items that are fields.
+
+    Raises:
+        DataError: the folder holds interactions already.
+    """
+    folder = Path(folder)
+    if find_file(folder, "interactions.csv"):
+        raise DataError(f"{folder} holds interactions already: move them, or write elsewhere")
+    users = np.arange(data.num_users) if data.user_ids is None else data.user_ids
+    ids = np.arange(data.num_items) if data.item_ids is None else data.item_ids
+    columns = {"timestamp": data.timestamp, "rating": data.rating}
+    if data.ordered:
+        columns["position"] = np.arange(data.num_interactions) - data.indptr[data.user]
+    columns = {name: column for name, column in columns.items() if column is not None}
+    frame = pd.DataFrame({"user": users[data.user], "item": ids[data.item], **columns})
+    items = {"item": ids}
+    for name, codes in data.fields.items():
+        values = data.field_values.get(name, range(codes.max() + 1))
+        items[name] = np.array([*values, ""], dtype=object)[codes]
+    items = pd.DataFrame(items)
+    if data.items is not None:
+        items = items.join(data.items.drop(columns=list(items), errors="ignore"))
+    write_atomic(folder / "fields.txt", "\n".join(data.fields).encode())
+    for name, table in (("items", items), ("interactions", frame)):
+        payload = table.to_csv(index=False).encode(errors="replace")
+        write_atomic(folder / f"{name}.csv.gz", gzip.compress(payload, mtime=0))
+    return folder

@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from semid_lib.data import amazon, drop_incomplete_items, read_amazon
+from semid_lib.cli import app
+from semid_lib.data import amazon, drop_incomplete_items, load_dataset, read_amazon
 from semid_lib.encoders.text import item_texts
 from semid_lib.errors import DataError, SemidError
 
@@ -142,6 +144,26 @@ def test_both_years_give_the_same_catalogue(subset):
     with pytest.raises(DataError, match="no 3-core"):
         read_amazon(reviews, meta, k=3)
     assert drop_incomplete_items(data).item_ids.tolist() == ["a"]
+
+
+def test_the_command_makes_a_folder_of_ones_own(subset, tmp_path):
+    """Sequences, fields and texts as from the raw files; with --complete ReSID's filter."""
+    year, reviews, meta = subset
+    maker = "brand" if year == 2014 else "store"
+    data = read_amazon(reviews, meta, k=2)
+    command = ["data", "import", str(reviews), "--metadata", str(meta), "--k", "2"]
+    run = CliRunner().invoke(app, [*command, str(tmp_path / "things")])
+    assert run.exit_code == 0 and "2 users, 2 items, 4 rows" in run.output
+    read = load_dataset(tmp_path / "things")
+    assert list(read.fields) == [maker, "category_1", "category_2", "category_3"]
+    assert read.sha256 == data.sha256 and item_texts(read) == item_texts(data)
+    assert read.field_values == data.field_values
+    assert (
+        read.item_ids.tolist() == ["a", "c"] and read.timestamp.tolist() == data.timestamp.tolist()
+    )
+    run = CliRunner().invoke(app, [*command, "--complete", str(tmp_path / "whole")])
+    assert run.exit_code == 0
+    assert load_dataset(tmp_path / "whole").item_ids.tolist() == ["a"]
 
 
 def test_files_that_are_missing_cut_short_or_of_another_kind(subset, tmp_path):

@@ -3,11 +3,13 @@
 import gzip
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from semid_lib.data import Interactions, load_dataset
+from semid_lib.data import Interactions, load_dataset, synthetic_catalogue
+from semid_lib.data.tables import write_folder
 from semid_lib.errors import DataError, SemidError
 
 INTERACTIONS = "user,item,position\n0,1,0\n0,0,1\n1,2,0\n"
@@ -44,6 +46,40 @@ def test_fields_can_be_chosen(folder):
     assert list(load_dataset(folder(), fields=["title"]).fields) == ["title"]
     with pytest.raises(DataError, match="no field 'colour'"):
         load_dataset(str(folder()), fields=["colour"])
+
+
+def field_texts(data):
+    """The fields' values item by item, "" where missing: free of how values are numbered."""
+    values = {n: [*map(str, data.field_values.get(n, range(c.max() + 1))), ""]
+              for n, c in data.fields.items()}  # fmt: skip
+    return {name: [values[name][code] for code in codes] for name, codes in data.fields.items()}
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    rows = {"user": ["b", "b", "a", "b"], "item": ["007", "x,\"y\"", "007", "é"],
+            "timestamp": [5, 9, 7, 5], "rating": [0.1, np.nan, 4, 2]}  # fmt: skip
+    items = pd.DataFrame(
+        {"item": ["é", "007", "x,\"y\"", "never"], "kind": ["one\r\ntwo", "", "NA", "NA"],
+         "title": ["a", "\ud800 b", None, "nan"], "year": [1999, None, 2001, 1999]}
+    )  # fmt: skip
+    table = Interactions.from_frame(pd.DataFrame(rows), items, ["kind", "year"])
+    drawn = synthetic_catalogue(60, 40, branching=(2, 2, 1), num_communities=2)[0]
+    plain = Interactions.from_frame(pd.DataFrame({"user": [3, 3, 4], "item": [1, 0, 1]}))
+    for data in (table, drawn, plain):
+        folder = write_folder(data, tmp_path / data.name / str(data.num_items))
+        read = load_dataset(folder)
+        assert read.sequences_sha256 == data.sequences_sha256 and read.ordered == data.ordered
+        assert field_texts(read) == field_texts(data)
+        for name in ("item_ids", "user_ids", "timestamp", "rating"):
+            ours, theirs = getattr(read, name), getattr(data, name)
+            assert (ours is None) == (theirs is None), name
+            if ours is not None:
+                np.testing.assert_array_equal(ours, theirs)
+        with pytest.raises(DataError, match="holds interactions already"):
+            write_folder(data, folder)
+    again = load_dataset(tmp_path / "table" / "4")
+    assert again.items["title"].fillna("").tolist() == ["a", "? b", "", "nan"]
+    assert list(load_dataset(folder, []).fields) == []
 
 
 def test_without_position_or_time_it_is_unordered(folder):
