@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import compress
 from operator import itemgetter
@@ -118,16 +117,11 @@ def _survivors(path: Path, k: int) -> np.ndarray:
     Ids are told apart by 64-bit hashes. Two ids of one hash count as one, which can only keep rows
     too many; the k-core of what is kept, by the ids themselves, is that of the whole file.
     """
-    hashes = [array("q"), array("q")]
     with open_file(path) as lines:
-        for user, item, *_ in _records(lines, path.name, "review", _review):
-            hashes[0].append(hash(user))
-            hashes[1].append(hash(item))
-    if not hashes[0]:
-        raise DataError(f"{path.name} holds no reviews")
-    user, item = (
-        pd.factorize(np.frombuffer(hashes.pop(0), np.int64))[0].astype(np.int32) for _ in range(2)
-    )
+        reviews = _records(lines, path.name, "review", _review)
+        pairs = ((hash(user), hash(item)) for user, item, *_ in reviews)
+        hashes = np.fromiter(pairs, np.dtype((np.int64, 2)))
+    user, item = (pd.factorize(column)[0].astype(np.int32) for column in hashes.T)
     return core_rows(user, item, k)
 
 
@@ -142,29 +136,20 @@ def parse_reviews(
     """
     if keep is not None:
         lines = compress(filter(bytes.strip, lines), keep.tobytes())
-    ids, codes = ({}, {}), (array("i"), array("i"))
-    ratings, times, positions, headlines = array("d"), array("q"), array("q"), []
-    for *pair, stars, time, position, headline in _records(lines, what, "review", _review):
-        for known, column, name in zip(ids, codes, pair):
-            column.append(known.setdefault(name, len(known)))
-        ratings.append(stars)
-        times.append(time)
-        positions.append(position)
-        headlines.append(headline)
-    if not headlines:
-        raise DataError(f"{what} holds no reviews")
-    user, item = (
-        pd.Categorical.from_codes(np.frombuffer(column, np.int32), pd.Index(known, dtype=object))
-        for known, column in zip(ids, codes)
+    users, items = {}, {}
+    rows = np.fromiter(
+        (
+            (users.setdefault(user, len(users)), items.setdefault(item, len(items)), *rest)
+            for user, item, *rest in _records(lines, what, "review", _review)
+        ),
+        np.dtype("i4, i4, f8, i8, i8, O"),
     )
-    return pd.DataFrame(
-        {
-            "user": user, "item": item, "rating": np.frombuffer(ratings),
-            "timestamp": np.frombuffer(times, np.int64),
-            "position": np.frombuffer(positions, np.int64),
-            "summary": pd.Series(headlines, dtype=object),
-        }
-    )  # fmt: skip
+    rows.dtype.names = ("user", "item", "rating", "timestamp", "position", "summary")
+    frame = pd.DataFrame(rows)
+    for column, ids in (("user", users), ("item", items)):
+        ids = pd.Index(ids, dtype=object)
+        frame[column] = pd.Categorical.from_codes(frame[column], ids)
+    return frame
 
 
 def _review(line: bytes) -> tuple[str, str, float, int, int, str]:
@@ -215,16 +200,20 @@ def parse_metadata(lines: Iterable[bytes], what: str, wanted: Collection[str]) -
 
 
 def _records(lines: Iterable[bytes], what: str, kind: str, parse: Callable) -> Iterator:
-    """What `parse` makes of every line that is not blank."""
+    """What `parse` makes of every line that is not blank, of which there must be one."""
+    record = None
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield parse(line)
+                record = parse(line)
             except _BAD_RECORD as error:
                 raise DataError(
                     f"{what}, line {number}: not an Amazon {kind} record ({type(error).__name__}: "
                     f"{error}); is the file cut short?"
                 ) from error
+            yield record
+    if record is None:
+        raise DataError(f"{what} holds no {kind}s")
 
 
 def _literal(line: bytes) -> dict:

@@ -306,20 +306,17 @@ def write_folder(data: Interactions, folder: str | Path) -> Path:
         raise DataError(f"{folder} holds interactions already: move them, or write elsewhere")
     users = np.arange(data.num_users) if data.user_ids is None else data.user_ids
     ids = np.arange(data.num_items) if data.item_ids is None else data.item_ids
-    columns = {"timestamp": data.timestamp, "rating": data.rating}
+    frame = pd.DataFrame({"user": users[data.user], "item": ids[data.item]})
+    frame = frame.assign(timestamp=data.timestamp, rating=data.rating)
     if data.ordered:
-        columns["position"] = np.arange(data.num_interactions) - data.indptr[data.user]
-    columns = {name: column for name, column in columns.items() if column is not None}
-    frame = pd.DataFrame({"user": users[data.user], "item": ids[data.item], **columns})
-    items = {"item": ids}
+        frame["position"] = frame.groupby("user").cumcount()
+    items = pd.DataFrame() if data.items is None else data.items
+    items = items.assign(item=ids)
     for name, codes in data.fields.items():
         values = data.field_values.get(name, range(codes.max() + 1))
         items[name] = np.array([*values, ""], dtype=object)[codes]
-    items = pd.DataFrame(items)
-    if data.items is not None:
-        items = items.join(data.items.drop(columns=list(items), errors="ignore"))
     write_atomic(folder / "fields.txt", "\n".join(data.fields).encode())
-    for name, table in (("items", items), ("interactions", frame)):
+    for name, table in (("items", items), ("interactions", frame.dropna(axis=1, how="all"))):
         payload = table.to_csv(index=False).encode(errors="replace")
         write_atomic(folder / f"{name}.csv.gz", gzip.compress(payload, mtime=0))
     return folder
