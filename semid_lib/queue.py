@@ -138,16 +138,18 @@ def select(only: str | None = None, codes: bool = False) -> list[Entry]:
 
 
 def state(entry: Entry) -> str:
-    """Return "done", "running", "partial" (stopped, will go on), "corrupt" or "waiting".
+    """Return "done", "cut", "running", "partial" (stopped, will go on), "corrupt" or "waiting".
 
-    Codes are also done where the whole run has its record.
+    "cut": its record is of a run with a smaller budget, which the queue's own replaces. Codes are
+    also done where the whole run has its record.
     """
     if entry.codes and state(replace(entry, codes=False)) == "done":
         return "done"
     if entry.record_path.exists():
         try:
-            load_record(entry.record_path)
-            return "done"
+            cut = " ".join(load_record(entry.record_path)["cut"])
+            own = entry.profile == "quick" or entry.overrides or "settings: " not in cut
+            return "done" if own else "cut"
         except RecordError:
             return "corrupt"
     if entry.lock_path.exists():
@@ -202,7 +204,7 @@ def work(entry: Entry, *, until: float = math.inf, device: str = "auto") -> int:
         except BusyError as busy:
             write_atomic(entry.waits_path, str(busy.lock).encode())
             return LATER
-        # Only a corrupt file can stand there: whoever holds the lock has looked.
+        # A corrupt file may stand there, or a smaller run's: whoever holds the lock has looked.
         write_record(record, force=True)
         return 0
 
@@ -216,6 +218,8 @@ def run_queue(
     codes: bool = False,
 ) -> bool:
     """Run the entries that have no record, several processes at once, within a budget.
+
+    Last come those whose record is of a smaller run.
 
     Every finished run leaves its record in `records_folder()`; a stopped one goes on next time. Two
     runners may share the folders: each takes what the other does not hold. Runs whose encoder
@@ -239,7 +243,9 @@ def run_queue(
     budget = math.inf if budget is None else budget
     if budget <= 0:
         raise InputError(f"the budget is {budget} s, but must be above 0")
-    waiting = [entry for entry in select(only, codes) if state(entry) != "done"]
+    states = [(state(entry), entry) for entry in select(only, codes)]
+    waiting = [entry for now, entry in states if now not in ("done", "cut")]
+    waiting += [entry for now, entry in states if now == "cut"]
     say(f"{len(waiting)} runs without a record, {jobs} at once")
     runner = _Runner(jobs, budget, device, say)
     try:

@@ -349,6 +349,21 @@ def test_a_corrupt_record_is_made_again(place, monkeypatch):
     assert results.load_record(entry.record_path)["system"] == "popularity"
 
 
+def test_a_record_of_a_smaller_run_is_replaced_last(place, monkeypatch):
+    floors = [{"system": name, "profile": "paper"} for name in ("popularity", "markov")]
+    small, other = fill(place, monkeypatch, *floors)
+    assert queue.run_queue(say=lambda _: None, only="popularity", device="cpu")
+    record = results.load_record(small.record_path)
+    record["cut"] = ["settings: recommender epochs 2 (paper 150)"]
+    results.write_record(record, force=True)
+    assert queue.state(small) == "cut"
+    said = []
+    assert queue.run_queue(say=said.append, device="cpu")
+    started = [line.split()[1] for line in said if line.startswith("start")]
+    assert started == [other.name, small.name]
+    assert results.load_record(small.record_path)["cut"] == [] and queue.state(small) == "done"
+
+
 def test_codes_alone_and_then_the_whole_run(place, monkeypatch):
     (entry,) = fill(place, monkeypatch, {"system": "resid"})
     (codes,) = queue.code_entries()
