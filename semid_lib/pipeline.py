@@ -351,10 +351,11 @@ class Work:
         from semid_lib.evaluation import evaluate
 
         recommender = self.fitted_recommender()
-        every, beams = recommender.scores_all_items, getattr(recommender, "num_beams", 0)
-        longest = min(self.split.num_items, np.inf if every else beams)
-        ks = [k for k in (*CUTOFFS, _FAR) if k <= max(longest, *CUTOFFS)]
-        result = evaluate(recommender, self.split, part, ks=ks, progress=self.progress)
+        whole = recommender.scores_all_items or recommender.num_beams >= _FAR
+        far = (_FAR,) if whole and self.split.num_items >= _FAR else ()
+        result = evaluate(
+            recommender, self.split, part, ks=(*CUTOFFS, *far), progress=self.progress
+        )
         tensors = {"users": torch.from_numpy(result.users)}  # for paired comparisons of two runs
         for rule, ranks in result.ranks.items():
             tensors[f"{rule}.above"] = torch.from_numpy(ranks.above)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from semid_lib.errors import InputError, RecordError, SemidError
 from semid_lib.pipeline import BusyError, locked, run, runs_folder
-from semid_lib.results import CODES, load_record, records_folder, run_name, write_record
+from semid_lib.results import CODES, SMALLER, load_record, records_folder, run_name, write_record
 from semid_lib.storage import write_atomic
 from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
 
@@ -148,7 +148,7 @@ def state(entry: Entry) -> str:
     if entry.record_path.exists():
         try:
             cut = " ".join(load_record(entry.record_path)["cut"])
-            own = entry.profile == "quick" or entry.overrides or "settings: " not in cut
+            own = entry.profile == "quick" or entry.overrides or SMALLER not in cut
             return "done" if own else "cut"
         except RecordError:
             return "corrupt"

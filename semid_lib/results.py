@@ -25,6 +25,7 @@ PAPERS = {"resid": "ReSID", "acerec": "ACERec", "r3vae": "R³-VAE"}
 CUTOFFS = (5, 10, 20)
 METRICS = tuple(f"{m}@{k}" for m in ("recall", "ndcg") for k in CUTOFFS) + ("mrr",)
 NOT_RUN = "not run"
+SMALLER = "settings: "  # how the cut of a run with a smaller budget than its preset's begins
 VERDICTS = ("confirmed", "mixed", "not confirmed", "not testable", "not tested yet")
 _CLAIM = ["id", "paper", "claim", "where", "test", "verdict", "note", "evidence"]
 _RECOMPUTED = "application/vnd.semid.recomputed+json"  # part of a table's output in a notebook
@@ -577,17 +578,21 @@ def ratios(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
 
     Returns:
         One row for each paper, system and dataset that both have: `paper`, `system` (as printed),
-        `dataset`, `seeds`, and for each of the two metrics `METRIC printed`, `METRIC ours` (mean
-        over seeds) and `METRIC ratio`.
+        `dataset`, `seeds`, `smaller` (what settings a run with a smaller budget cut, else empty),
+        and for each of the two metrics `METRIC printed`, `METRIC ours` (mean over seeds) and
+        `METRIC ratio`.
     """
     from semid_lib.systems import system_printed_as
 
     records = load_records(profile="paper") if records is None else records
-    wanted, keys = ["recall@10", "ndcg@10"], ["paper_id", "model", "dataset", "seeds"]
+    wanted, keys = ["recall@10", "ndcg@10"], ["paper_id", "model", "dataset", "seeds", "smaller"]
     tables = [(i["paper"], i["number"]) for i in _items() if i["kind"] == "table"]
     printed = pd.concat([printed_cells(p, n).assign(paper_id=p) for p, n in tables])
     printed = printed[[system_printed_as(str(m)) is not None for m in printed["model"]]]
     both = printed[printed["metric"].isin(wanted)].merge(summarise(records, wanted), on=_KEY)
+    both["smaller"] = [
+        "; ".join(c for c in cut.split("; ") if c.startswith(SMALLER)) for cut in both["cut"]
+    ]
     both = both[both["variant"] == "default"].drop_duplicates([*keys, "metric"])
     both["ratio"] = both["value"] / both["paper"]
     found = both[[*keys, "metric"]].assign(
@@ -608,9 +613,10 @@ def shortfalls(records: Iterable[Mapping] | None = None, below: float = 0.95) ->
         below: a ratio of either metric under this counts.
 
     Returns:
-        The rows of `ratios` that count, with `tried` (text of `papers/tried.toml`, empty if there
-        is none) and `runs`: (variant, seeds, Recall@10 and NDCG@10 over the printed ones) of every
-        variant recorded for that system and dataset, best NDCG@10 on validation first.
+        The rows of `ratios` that count, with `tried` (text of `papers/tried.toml`, else what a
+        smaller budget cut, else empty) and `runs`: (variant, seeds, Recall@10 and NDCG@10 over the
+        printed ones) of every variant recorded for that system and dataset, best NDCG@10 on
+        validation first.
     """
     from semid_lib.systems import system_printed_as
 
@@ -631,5 +637,5 @@ def shortfalls(records: Iterable[Mapping] | None = None, below: float = 0.95) ->
         order = chosen.xs("ndcg@10", level="metric")["value"].sort_values(ascending=False).index
         over = [[test.loc[(v, m), "value"] / row[f"{m} printed"] for m in metrics] for v in order]
         runs.append([(v, int(test.loc[(v, "ndcg@10"), "seeds"]), *o) for v, o in zip(order, over)])
-        texts.append(tried.get((row["paper"], row["system"], row["dataset"]), ""))
+        texts.append(tried.get((row["paper"], row["system"], row["dataset"]), row["smaller"]))
     return found.assign(tried=texts, runs=runs)

@@ -462,6 +462,9 @@ def test_shortfalls_show_every_variant_and_what_was_tried():
     assert (row["paper"], row["system"], row["dataset"]) == ("acerec", "HGN", "instruments")
     assert [run[:2] for run in row["runs"]] == [("bpr", 1), ("default", 1)]
     assert row["runs"][1][2:] == pytest.approx((0.02 / 0.0867, 0.02 / 0.0559))
+    less = {**bad, "dataset": "toys", "cut": ["data: other", "settings: recommender epochs 2"]}
+    (row,) = results.shortfalls([less]).to_dict("records")
+    assert row["smaller"] == row["tried"] == "settings: recommender epochs 2"
     assert results.shortfalls([good]).empty and len(results.shortfalls([good], below=9)) == 1
 
 

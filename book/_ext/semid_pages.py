@@ -7,6 +7,8 @@ import inspect
 import pkgutil
 import re
 
+import pandas as pd
+
 from docstrings import to_rst
 from semid_lib import results
 from semid_lib.systems import title
@@ -54,10 +56,11 @@ def ratio_lines() -> list[str]:
         return [*lines, "No run of the papers' size is recorded yet.", ""]
     metrics = {"recall@10": "R@10", "ndcg@10": "N@10"}
     head = [f"{m} {what}" for m in metrics.values() for what in ("printed", "ours", "ratio")]
-    lines += ["| " + " | ".join(["paper", "system", "dataset", "seeds", *head]) + " |"]
-    lines += ["| --- | --- | --- |" + " ---: |" * (1 + len(head))]
+    lines += ["| " + " | ".join(["paper", "system", "dataset", "budget", "seeds", *head]) + " |"]
+    lines += ["| --- | --- | --- | --- |" + " ---: |" * (1 + len(head))]
     for row in found.to_dict("records"):
-        cells = [results.PAPERS[row["paper"]], row["system"], row["dataset"], str(row["seeds"])]
+        cells = [results.PAPERS[row["paper"]], row["system"], row["dataset"]]
+        cells += ["smaller" if row["smaller"] else "full", str(row["seeds"])]
         for metric in metrics:
             cells += [results.format_number(row[f"{metric} {w}"]) for w in ("printed", "ours")]
             cells.append(f"{row[f'{metric} ratio']:.2f}")
@@ -76,40 +79,40 @@ def shortfall_lines() -> list[str]:
     for row in found.itertuples():
         runs = [f"{variant} {recall:.2f} / {ndcg:.2f}" for variant, _, recall, ndcg in row.runs]
         where = f"**{row.system} on {row.dataset}** ({results.PAPERS[row.paper]})"
-        lines += [f"- {where}. {row.tried.strip()} Recorded: {', '.join(runs)}."]
+        why = row.tried.strip()
+        if row.smaller:
+            why = f"A smaller budget than the paper's ({why.removeprefix(results.SMALLER)})."
+        lines += [f"- {where}. {why} Recorded: {', '.join(runs)}."]
     return [*lines, ""]
 
 
 def record_lines() -> list[str]:
-    """Every recorded run of the papers' size: what it reached on test, and on what."""
+    """Every recorded run of the paper profile: what it reached on test, and on what."""
     lines = ["(recorded-runs)=", "## Recorded runs", ""]
     records = results.load_records(profile="paper")
     if not records:
         return [*lines, "None yet.", ""]
     lines += [
-        "Runs of the papers' size, on the test part, averaged over seeds; what a run cut stands in"
+        "On the test part, averaged over seeds. *Epochs* are the recommender's, and in brackets"
     ]
-    lines += [
-        "its file in `book/results`. *Epochs* are the recommender's, and which of them was kept.",
-        "",
-    ]
-    head = ("dataset", "system", "variant", "seeds", "R@10", "N@10", "epochs", "hours", "device")
-    lines += ["| " + " | ".join(head) + " |", "| --- | --- | --- |" + " ---: |" * 5 + " --- |"]
+    lines += ["the one that was kept. A smaller budget, and all else that a run cut, stands in its"]
+    lines += ["file in `book/results`.", ""]
+    head = ("dataset", "system", "variant", "budget", "seeds", "R@10", "N@10", "epochs", "hours")
+    lines += ["| " + " | ".join([*head, "device"]) + " |"]
+    lines += ["| --- | --- | --- | --- |" + " ---: |" * 5 + " --- |"]
     groups: dict = {}
-    for record in records:
-        key = record["dataset"], title(record["system"]), record["variant"]
-        groups.setdefault(key, []).append(record)
+    for r in records:
+        budget = "smaller" if any(c.startswith(results.SMALLER) for c in r["cut"]) else "full"
+        key = r["dataset"], title(r["system"]), r["variant"], budget
+        groups.setdefault(key, []).append(r)
     for key, runs in sorted(groups.items()):
-        mean = {
-            m: sum(r["metrics"]["test"][m] for r in runs) / len(runs)
-            for m in ("recall@10", "ndcg@10")
-        }
+        metrics = pd.DataFrame(r["metrics"]["test"] for r in runs).mean()
         stages = [r["cost"]["stages"]["recommender"] for r in runs]
-        epochs = [f"{s['epochs']} ({s['best_epoch']})" for s in stages if s.get("epochs")]
-        hours = sum(r["cost"]["seconds"] for r in runs) / len(runs) / 3600
-        devices = ", ".join(dict.fromkeys(r["device"] for r in runs))
-        cells = [*key, str(len(runs)), *map(results.format_number, mean.values())]
-        cells += [", ".join(epochs), f"{hours:.2f}", devices]
+        cells = [*key, str(len(runs))]
+        cells += [results.format_number(metrics[m]) for m in ("recall@10", "ndcg@10")]
+        cells += [", ".join(f"{s['epochs']} ({s['best_epoch']})" for s in stages if "epochs" in s)]
+        cells += [f"{sum(r['cost']['seconds'] for r in runs) / len(runs) / 3600:.2f}"]
+        cells += [", ".join(dict.fromkeys(r["device"] for r in runs))]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
 
