@@ -50,6 +50,14 @@ def read_amazon(
     Deviates: ReSID (section 4.1) does not say whether the root of a category path, which nearly all
         items of a subset share, counts as level 1. Here it does not. ReSID then drops items that
         lack a field: `drop_incomplete_items`.
+
+    Cost: the files may be larger than memory. Two readings of the reviews: the first keeps 16 bytes
+        a review, the second only parses those of the k-core, and keeps no text but headlines; one
+        of the metadata, for the items that are left. Measured on 5.8 GB (7.8 million reviews, 1.6
+        million left) on one core: 69 CPU seconds, 80 bytes a review at the peak, 0.7 GB with the
+        libraries. pandas' reader in chunks takes 2.6 times as long. DuckDB takes 0.3 times as long
+        for plain files; it is no dependency because archives, the Python literals of 2014 and the
+        line of an error would still need what is here.
     """
     reviews = Path(reviews)
     keep = _survivors(reviews, k) if k != 1 else None
