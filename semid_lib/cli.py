@@ -80,8 +80,9 @@ def data_import(
 ):
     """Filter Amazon's raw files of any size into a folder in the form of your own data."""
     from semid_lib.data import drop_incomplete_items, read_amazon
-    from semid_lib.data.tables import write_folder
+    from semid_lib.data.tables import vacant, write_folder
 
+    vacant(folder)  # said before minutes of work, not after
     data = read_amazon(reviews, metadata, k=k, name=folder.name)
     data = drop_incomplete_items(data) if complete else data
     print(f"{write_folder(data, folder)}: {data}")
@@ -146,6 +147,13 @@ def summary(record) -> str:
         f"{format_number(cost['seconds'], 'seconds')}, {cost['parameters']:,} parameters, "
         f"{format_number(cost['peak_memory'], 'bytes')} of memory, on {record['device']}"
     )
+    for name, stage in cost["stages"].items():
+        if stage.get("utilisation"):
+            lines.append(
+                f"{name}: {stage['samples_per_second']:.0f} samples/s in training, at "
+                f"{stage['utilisation']:.0%} of the device's matrix products, "
+                f"{format_number(stage['outside_seconds'], 'seconds')} outside the steps"
+            )
     return "\n".join([*lines, *(f"cut: {text}" for text in record["cut"])])
 
 

@@ -292,6 +292,13 @@ def read_folder(
     return interactions_from_frame(frame, items, fields, None, name or folder.name)
 
 
+def vacant(folder: str | Path) -> Path:
+    """Return the folder if it holds no interactions yet, else raise DataError."""
+    if find_file(folder, "interactions.csv"):
+        raise DataError(f"{folder} holds interactions already: move them, or write elsewhere")
+    return Path(folder)
+
+
 def write_folder(data: Interactions, folder: str | Path) -> Path:
     """Write `data` in the bring-your-own form, gzipped; `read_folder` gives them back.
 
@@ -301,9 +308,7 @@ def write_folder(data: Interactions, folder: str | Path) -> Path:
     Raises:
         DataError: the folder holds interactions already.
     """
-    folder = Path(folder)
-    if find_file(folder, "interactions.csv"):
-        raise DataError(f"{folder} holds interactions already: move them, or write elsewhere")
+    folder = vacant(folder)
     users = np.arange(data.num_users) if data.user_ids is None else data.user_ids
     ids = np.arange(data.num_items) if data.item_ids is None else data.item_ids
     frame = pd.DataFrame({"user": users[data.user], "item": ids[data.item]})

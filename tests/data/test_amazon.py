@@ -164,6 +164,8 @@ def test_the_command_makes_a_folder_of_ones_own(subset, tmp_path):
     run = CliRunner().invoke(app, [*command, "--complete", str(tmp_path / "whole")])
     assert run.exit_code == 0
     assert load_dataset(tmp_path / "whole").item_ids.tolist() == ["a"]
+    run = CliRunner().invoke(app, ["data", "import", "no such file", str(tmp_path / "whole")])
+    assert "holds interactions already" in str(run.exception)
 
 
 def test_files_that_are_missing_cut_short_or_of_another_kind(subset, tmp_path):
