@@ -272,8 +272,9 @@ $$ (eq-sequential-score)
 
 They differ in what makes $\mathbf h$. One small size for all: width 32, one
 layer, the newest 16 films, three passes over the data, no dropout, float64.
-That is a cut for a minute of CPU and says nothing on which model is best
-when trained to the end.
+(HGN and BERT4Rec, whose samples have a target or a few each, get four short
+passes over a part.) That is a cut for a minute of CPU and says nothing on which
+model is best when trained to the end.
 """
 
 # %%
@@ -461,11 +462,13 @@ s(i) &= \mathbf h^\top \mathbf E_i + \beta_i .
 $$ (eq-sequential-bert)
 
 Every place sees every other, so $M = 0$. One pass predicts only what was
-masked, one in five here, so it learns from fewer targets a pass than SASRec.
+masked, where SASRec's predicts every place, so it learns from fewer targets in
+the same time.
 """
 
 # %%
-FILL = {**SMALL, "batch_size": 64, "samples_per_epoch": 15_000}
+FILL = {**SMALL, "batch_size": 64, "epochs": 4}
+FILL |= dict(samples_per_epoch=12_000)  # a part of them each time
 bert = fit("BERT4Rec", BERT4Rec(**FILL, **BLOCK))
 
 # %%
@@ -549,8 +552,8 @@ r"""
 
 Training fits the scores $s_j = s(j \mid h)$ so that the item $i$ that came
 next stands out. Four losses are in use. Against all items (*full softmax*);
-against $S$ random ones, with the scores $\sqrt D \cos(\mathbf h, \mathbf v_j)$
-in ReSID's Appendix E (*sampled softmax*); and with a single random negative
+against $S$ random ones (*sampled softmax*; in ReSID's Appendix E with the scores
+$\sqrt D \cos(\mathbf h, \mathbf v_j)$); and with a single random negative
 $n$, as a binary question (*BCE*, the published SASRec) or as a pair (*BPR*
 {cite:p}`bpr`, the published HGN):
 
@@ -796,8 +799,8 @@ r"""
 At full size the loss is worth more than most of what separates methods in
 published tables. With one negative our SASRec stays below the printed row; the
 same network with a softmax over all items is far above it. And here the sampled
-softmax with the scaled cosine, which ReSID's own encoder is trained with, is
-clearly behind the full one, too. What films could not show, Beauty shows. (All
+softmax with the scaled cosine, the form that ReSID's Appendix E names for large
+vocabularies, is clearly behind the full one, too. What films could not show, Beauty shows. (All
 three stopped by the same patience of three passes, which suits a loss that
 learns in small steps less. Some of the gap may be that, and the printed row,
 tuned by others, is a reminder: its distance to our full softmax is the
@@ -1314,8 +1317,7 @@ assert at["instruments", "HGN", "all", "same day"] == "below"
 assert at["instruments", "HGN", "all", "other"] == "above"
 assert at["instruments", "HGN", "all", "all"] == "open"
 for name in LEARNT:
-    few = at["films", name, "all", "other"]
-    assert (few == "below") == (name in ("HGN", "HGN*"))
+    assert at["films", name, "all", "other"] != "above"
 for name in ("SASRec*", "S3-Rec*"):
     assert at["films", name, "all", "all"] == "open"
     assert at["films", name, "unseen", "all"] == "above"
@@ -1334,8 +1336,8 @@ group to the other, in {ref}`ch-data`, is far larger than its interval.)
 On films it turns over with the *rule*. Ranking all films, as the papers do, no
 model is ahead, after this minute of training. Leaving out what a viewer has
 seen, SASRec\* and S3-Rec\* are: learnt models spend places of their lists on
-films of the history, the chain hardly does. The users of other days are few on films,
-and all intervals but HGN's, with and without fields, reach zero there.
+films of the history, the chain hardly does. The users of other days are few on films;
+no model is above the chain there, and the intervals are too wide for more.
 
 ### The recorded runs
 
@@ -1470,7 +1472,7 @@ curve before its architecture.
 
 | what | the papers | here |
 | --- | --- | --- |
-| loss of plain baselines | ReSID: sampled softmax, scaled cosine; rows that ACERec carries over: one negative | full softmax where affordable; the others as variants |
+| loss of plain baselines | ReSID: softmax, where sampled with 128 negatives and scaled cosine; rows that ACERec carries over: one negative | full softmax where affordable; the others as variants |
 | what a starred model scores | not said | the sum of the fields; `score_with="id"` for the other reading |
 | fields | store, three category levels (2023) | brand, three category levels (2014); genres and year (films) |
 | batches | windows, 2,048 | whole sequences, each place a target (SASRec, GRU4Rec, S3-Rec) |
