@@ -149,11 +149,8 @@ def summary(record) -> str:
     )
     for name, stage in cost["stages"].items():
         if stage.get("utilisation"):
-            lines.append(
-                f"{name}: {stage['samples_per_second']:.0f} samples/s in training, at "
-                f"{stage['utilisation']:.0%} of the device's matrix products, "
-                f"{format_number(stage['outside_seconds'], 'seconds')} outside the steps"
-            )
+            words = "{}: {samples_per_second:.0f} samples/s, {utilisation:.0%} of the matrix rate"
+            lines.append(f"{words}, {{outside_seconds:.0f}} s outside steps".format(name, **stage))
     return "\n".join([*lines, *(f"cut: {text}" for text in record["cut"])])
 
 

@@ -43,7 +43,7 @@ class TransformerBlock(nn.Module):
         """Transform `x` `[B, T, D]`; with `read` `[B, 1, D]` only those rows of it as queries.
 
         `mask`: bool, broadcastable to `[B, 1, Q, T]`, True where a query may look; or None.
-        `keep`: bool `[B, T]`; if given, only these M rows are finished: `[M, D]`.
+        `keep`: bool `[B, T]`, or rows and columns `[M]`; if given, only these are finished.
         """
         queries = x if read is None else read
         rate = self.dropout.p if self.training else 0.0
@@ -103,8 +103,8 @@ class Transformer(nn.Module):
         Args:
             x: `[B, T, D]` float. valid: `[B, T]` bool, False on padding; None if nothing is
             padded, or if all padding stands right of what a causal model reads.
-            at: `[B]` int64 positions, or `[B, T]` bool with M true. If given, only these outputs
-            are computed, which saves most of the last block.
+            at: `[B]` int64 positions, or `[B, T]` bool with M true, or the M rows and columns of
+            these. If given, only these outputs are computed: most of the last block is saved.
 
         Returns:
             `[B, T, D]`; with `at` `[B, D]` or `[M, D]`. Outputs on padding are meaningless.
@@ -117,7 +117,7 @@ class Transformer(nn.Module):
             x = block(x, mask, self.causal and mask is None)
         if at is None:
             return x
-        if at.dtype == torch.bool:
+        if isinstance(at, tuple) or at.dtype == torch.bool:
             return self.blocks[-1](x, mask, self.causal and mask is None, keep=at)
         if self.causal:
             seen = torch.arange(x.shape[1], device=x.device) <= at[:, None]
@@ -247,16 +247,18 @@ class SequenceNetwork(nn.Module):
         return total if embeddings else total - self.table.weight.numel()
 
 
-def left_padded(items: Tensor, start: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+def left_padded(items: Tensor, start: Tensor, last: Tensor, longest=None) -> tuple[Tensor, Tensor]:
     """Lay the sequences `items[start : last + 1]` side by side, their newest items aligned.
 
     Args:
         items: `[M]` int64. start, last: `[B]` int64; `last` may be M, for a place that is masked.
+        longest: the largest `last - start`, where it is known: so a GPU need not be waited for.
 
     Returns:
         `(items [B, T], valid [B, T])`, T the longest; padding (not valid) holds any item.
     """
-    back = torch.arange(int((last - start).max()), -1, -1, device=items.device)
+    longest = int((last - start).max()) if longest is None else longest
+    back = torch.arange(longest, -1, -1, device=items.device)
     place = last[:, None] - back
     return items[place.clamp(min=0, max=len(items) - 1)], place >= start[:, None]
 

@@ -35,7 +35,7 @@ from semid_lib.results import CUTOFFS, METRICS, run_name, slug
 from semid_lib.storage import load_tensors, save_tensors, write_json
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "numba")
-_TIMES = ("seconds", "train_seconds", "samples_per_second")
+_TIMES = ("seconds", "train_seconds", "outside_seconds", "samples_per_second", "flops")
 _FAR = 30  # a further cut-off of R3-VAE's tables, where so many items are ranked
 _POINTS = 100  # most epochs of a tokenizer's curve that a record holds
 
@@ -125,8 +125,9 @@ class Work:
         device="auto", precision="auto", overrides=None, folder=None, deadline=None, progress=None,
     ):  # fmt: skip
         from semid_lib.data import Interactions, leave_one_out, load_dataset
+        from semid_lib.runtime import resolve_device
 
-        self.device = join(_resolve_device(device, profile))
+        self.device = join(resolve_device(device, profile))
         self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
         chosen = systems.plan(system, self.data, profile, variant, overrides, until)
         self.plan, precision = _with_precision(chosen, precision, self.device)
@@ -376,8 +377,8 @@ class Work:
 
     def _assemble(self, stages: Mapping, parts: Mapping) -> dict:
         everything, whole = {**stages, **parts}, self.until is None
-        kept = ("seconds", "samples_per_second", "parameters", "epochs", "best_epoch", "stopped",
-                "device", "commit")  # fmt: skip
+        kept = ("seconds", "samples_per_second", "outside_seconds", "utilisation", "parameters",
+                "epochs", "best_epoch", "stopped", "device", "commit")  # fmt: skip
         curves = {role: s.get("curve", []) for role, s in stages.items()}
         if len(curves.get("quantizer", [])) > _POINTS:
             kept_epochs = np.linspace(0, len(curves["quantizer"]) - 1, _POINTS).round().astype(int)
@@ -423,17 +424,6 @@ class Work:
         return found
 
 
-def _resolve_device(device: str, profile: str) -> str:
-    """The device of a run: in the paper profile the GPU, if there is one."""
-    from semid_lib.runtime import resolve_device
-
-    if device == "auto" and profile == "paper" and not os.environ.get("SEMID_DEVICE"):
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return resolve_device(device)
-
-
 def _with_precision(plan, precision: str, device: str) -> tuple:
     """`(plan, precision)`: the one asked for, else the plan's own, else the device's."""
     from semid_lib.runtime import resolve_precision
@@ -467,6 +457,7 @@ def _describe(estimator) -> dict:
             seconds=history.seconds, samples_per_second=history.samples_per_second,
             curve=history.epochs, epochs=len(history.epochs), steps=history.steps,
             best_epoch=history.best_epoch, stopped=history.stopped,
+            outside_seconds=history.outside_seconds, utilisation=history.utilisation,
         )  # fmt: skip
     if (earlier := getattr(estimator, "pretraining_", None)) is not None:
         info["seconds"] = info.get("seconds", 0.0) + earlier.seconds

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import sys
+import timeit
 from dataclasses import dataclass
+from functools import cache
 
 from semid_lib.errors import InputError
 
@@ -43,12 +45,12 @@ def profile() -> str:
     return name
 
 
-def resolve_device(device: str = "auto") -> str:
+def resolve_device(device: str = "auto", profile_name: str | None = None) -> str:
     """Return the device to compute on.
 
     Args:
         device: "cpu", "cuda", "cuda:N", or "auto": $SEMID_DEVICE if it is set, else the GPU in
-            the paper profile where there is one, else the CPU.
+            the paper profile where there is one, else the CPU. profile_name: if not `profile()`.
 
     Raises:
         InputError: no such device, or a GPU was asked for and this machine has none.
@@ -57,7 +59,8 @@ def resolve_device(device: str = "auto") -> str:
 
     wanted = os.environ.get("SEMID_DEVICE") or "auto" if device == "auto" else device
     if wanted == "auto":
-        return "cuda" if profile() == "paper" and torch.cuda.is_available() else "cpu"
+        paper = (profile_name or profile()) == "paper"
+        return "cuda" if paper and torch.cuda.is_available() else "cpu"
     try:
         parsed = torch.device(wanted)
     except (RuntimeError, TypeError) as error:
@@ -74,8 +77,8 @@ def resolve_precision(precision: str = "auto", device: str = "cpu") -> str:
     """Return the number format to train in on `device`.
 
     Args:
-        precision: one of `training.PRECISIONS`, or "auto": "float32" on a CPU, "bfloat16" on a
-            GPU that computes in it (compute capability 8 and later), else "float16" (as on a T4).
+        precision: one of `training.PRECISIONS`, or "auto": "bfloat16" on a GPU that computes in it
+            (compute capability 8 and later), "float16" on one of 7 (as a T4), else "float32".
 
     Raises:
         InputError: no such precision.
@@ -91,7 +94,8 @@ def resolve_precision(precision: str = "auto", device: str = "cpu") -> str:
     import torch
 
     # torch.cuda.is_bf16_supported() also says yes where bf16 is only emulated.
-    return "bfloat16" if torch.cuda.get_device_capability(device)[0] >= 8 else "float16"
+    capability = torch.cuda.get_device_capability(device)[0]
+    return "bfloat16" if capability >= 8 else "float16" if capability == 7 else "float32"
 
 
 def setup(chapter: str, seed: int = 0) -> Run:
@@ -131,6 +135,33 @@ def setup(chapter: str, seed: int = 0) -> Run:
         plotting.use_style()
     print(f"chapter {run.chapter} | profile {run.profile} | device {run.device} | seed {run.seed}")
     return run
+
+
+def send(tensor, device):
+    """Copy a tensor to a device; one of the CPU without waiting for what a GPU still computes."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+@cache
+def matrix_rate(device: str, precision: str) -> float:
+    """Measure FLOP/s of matrix products on a device, in a precision of `training.PRECISIONS`.
+
+    The fastest of nine products of square matrices, once a process. Draws no random numbers.
+    """
+    import torch
+
+    from semid_lib.ops import linear
+    from semid_lib.training import PRECISIONS
+
+    size, dtypes = 4096 if device.startswith("cuda") else 512, PRECISIONS[precision]
+    matrix = torch.full((size, size), 1 / size, device=device, dtype=dtypes[1] or dtypes[0])
+
+    def product():
+        return linear(matrix, matrix)[0, 0].item()  # waits for a GPU
+
+    return 2 * size**3 / min(timeit.repeat(product, number=1, repeat=9))
 
 
 def keep_memory() -> None:

@@ -63,7 +63,7 @@ def same_numbers(a, b):
     """Whether two records agree in everything that is not time, memory or place."""
     for key in ("metrics", "intervals", "diagnostics", "config", "cut", "dataset_sha256", "seed"):
         assert a.get(key) == b.get(key), key
-    clock = ("seconds", "train_seconds", "samples_per_second")
+    clock = ("seconds", "train_seconds", "outside_seconds", "samples_per_second")
     for role in a["curve"]:
         curves = [
             [{k: v for k, v in epoch.items() if k not in clock} for epoch in r["curve"][role]]

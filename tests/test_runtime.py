@@ -5,6 +5,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import timeit
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,9 +106,33 @@ def test_precision_follows_the_device(gpu):
     assert runtime.resolve_precision("auto", "cuda") == "bfloat16"
     gpu(7)  # a T4: torch would emulate bfloat16 there
     assert runtime.resolve_precision("auto", "cuda:0") == "float16"
+    gpu(6)  # no tensor cores: half precision gains little there, or is slower
+    assert runtime.resolve_precision("auto", "cuda") == "float32"
+    gpu(7)
     assert runtime.resolve_precision("float64", "cuda") == "float64"
     with pytest.raises(InputError, match="precision 'half'"):
         runtime.resolve_precision("half", "cpu")
+
+
+def test_matrix_rate_is_that_of_the_fastest_product(monkeypatch):
+    """By a clock on which the products of 512 x 512 matrices take 5, 2, 3, 3, ... seconds."""
+    reads = iter(np.cumsum([0, 5, 1, 2, 1, 3, 1] + [3, 1] * 6).tolist())
+    repeat = partial(timeit.repeat, timer=lambda: next(reads))
+    monkeypatch.setattr(runtime, "timeit", SimpleNamespace(repeat=repeat))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    rate = runtime.matrix_rate.__wrapped__("cpu", "float32")
+    assert rate == 2 * 512**3 / 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16", "float16"])
+def test_matrix_rate_is_measured_once_and_quickly(precision):
+    began = time.process_time()
+    rate = runtime.matrix_rate("cpu", precision)
+    assert 1e8 < rate < 1e14
+    assert time.process_time() - began < 1.0
+    assert runtime.matrix_rate("cpu", precision) == rate
 
 
 def test_kept_memory_is_not_mapped_again():

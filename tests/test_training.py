@@ -33,7 +33,7 @@ class Problem:
         )
         self.seen = []
 
-    def loss(self, rows):
+    def loss(self, rows, known=None):
         self.seen.append(rows.tolist())
         dtype = next(self.model.parameters()).dtype
         x, y = self.x[rows].to(dtype), self.y[rows].to(dtype)
@@ -58,7 +58,7 @@ class StopsAt:
     def __init__(self, problem, clock, call):
         self.problem, self.clock, self.call, self.count = problem, clock, call, 0
 
-    def __call__(self, rows):
+    def __call__(self, rows, known=None):
         self.count += 1
         if self.count == self.call:
             self.clock.now = 100.0
@@ -75,7 +75,7 @@ class Clock:
 # --- resuming
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("step", [1, 5, 6, 7, 11, 17])  # 6 steps an epoch
 def test_resumed_equals_uninterrupted(precision, step, tmp_path, monkeypatch):
     settings = dict(
@@ -104,6 +104,7 @@ def test_resumed_equals_uninterrupted(precision, step, tmp_path, monkeypatch):
     assert found.best_epoch == expected.best_epoch and found.steps == expected.steps == 18
     assert [e["loss"] for e in found.epochs] == [e["loss"] for e in expected.epochs]
     assert [e["gain"] for e in found.epochs] == [e["gain"] for e in expected.epochs]
+    assert [e["flops"] for e in found.epochs] == [e["flops"] for e in expected.epochs]
     assert sorted(found.snapshots) == [3, 9]
     for kept, wanted in zip(found.snapshots.values(), expected.snapshots.values()):
         assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
@@ -159,7 +160,7 @@ KILLED = """
     from test_training import Problem
     problem = Problem()
     slow = problem.loss
-    def loss(rows):
+    def loss(rows, known=None):
         print(len(problem.seen), flush=True)
         import time; time.sleep(0.01)
         return slow(rows)
@@ -250,7 +251,7 @@ def test_bad_loss_keeps_the_last_good_checkpoint(bad, tmp_path):
     problem = Problem()
     sound = problem.loss
 
-    def loss(rows):
+    def loss(rows, known=None):
         value = sound(rows)
         return value * bad if len(problem.seen) == 9 else value
 
@@ -267,7 +268,7 @@ def test_bad_gradient_of_a_finite_loss(tmp_path):
     problem = Problem()
     sound = problem.loss
 
-    def loss(rows):
+    def loss(rows, known=None):
         value = sound(rows)
         return value + (value - value).sqrt() if len(problem.seen) == 4 else value
 
@@ -285,7 +286,7 @@ def test_too_little_memory_stops_with_what_fits_and_loses_nothing(room, tmp_path
     problem = Problem()
     sound = problem.loss
 
-    def loss(rows):
+    def loss(rows, known=None):
         if len(problem.seen) >= 8 and len(rows) > room:  # the third step of epoch 2
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return sound(rows)
@@ -360,6 +361,76 @@ def test_an_outside_random_state_does_not_matter():
     torch.rand(5)
     second.train()
     assert torch.equal(first.weights, second.weights)
+
+
+# --- float16, which a T4 computes in: the loss is scaled
+
+
+class Steep(Problem):
+    """At one step the loss is so steep that its scaled gradient leaves float16's range."""
+
+    steep = 4
+
+    def loss(self, rows, known=None):
+        value = super().loss(rows) / 10  # the scale starts at 65,536, just beyond that range
+        return value * 3e4 if len(self.seen) == self.steep else value
+
+
+def scales(path):
+    return load_tensors(path)[1]["scaler"]
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_an_overflow_skips_the_step_and_halves_the_scale(clip, tmp_path):
+    weights, found, problem = [], [], Steep()
+    sound = problem.loss
+
+    def loss(rows, known):
+        weights.append(problem.weights.clone())
+        if (tmp_path / "c").exists():
+            found.append(scales(tmp_path / "c")["scale"])
+        return sound(rows)
+
+    problem.loss = loss
+    settings = dict(precision="float16", clip=clip, checkpoint=tmp_path / "c", save_every=-1.0)
+    history = problem.train(epochs=1, **settings)
+    moved = [not torch.equal(*pair) for pair in zip(weights, weights[1:])]
+    assert moved == [True, True, True, False, True]  # of the first five steps the fourth is skipped
+    assert found == [65536.0] * 3 + [32768.0] * 2
+    assert np.isfinite(history.epochs[0]["loss"]) and history.steps == 6
+
+
+def test_the_scale_survives_a_stop(tmp_path, monkeypatch):
+    whole = Steep()
+    whole.train(precision="float16", clip=1.0, checkpoint=tmp_path / "whole")
+    clock, first = Clock(), Steep()
+    monkeypatch.setattr(training, "time", clock)
+    settings = dict(epochs=3, batch_size=7, learning_rate=0.01, precision="float16", clip=1.0)
+    with pytest.raises(TrainingPaused):
+        train(
+            first.model, StopsAt(first, clock, 5), 40, deadline=50.0, checkpoint=tmp_path / "c",
+            **settings,
+        )  # fmt: skip
+    assert scales(tmp_path / "c")["scale"] == 32768.0  # it overflowed before the stop
+    second = Steep()
+    second.steep = None
+    train(second.model, second.loss, 40, checkpoint=tmp_path / "c", **settings)
+    assert torch.equal(second.weights, whole.weights)
+    assert scales(tmp_path / "c") == scales(tmp_path / "whole")
+    assert scales(tmp_path / "c")["_growth_tracker"] == 18 - 4  # sound steps since the overflow
+
+
+def test_scaled_steps_equal_steps_in_float32():
+    """With a scale of a power of two, float16 differs from float32 by its rounding alone."""
+    half, single = Steep(), Steep()
+    half.steep = single.steep = None
+    half.model[2].p = single.model[2].p = 0.0
+    losses = [
+        [e["loss"] for e in problem.train(precision=precision, learning_rate=1e-3).epochs]
+        for problem, precision in ((half, "float16"), (single, "float32"))
+    ]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
+    torch.testing.assert_close(half.weights, single.weights, rtol=0, atol=2e-3)
 
 
 # --- schedule, optimiser, stopping
@@ -437,12 +508,102 @@ def test_history_books_what_happened():
     json.dumps(history.epochs)
 
 
+# FLOPs of a sample by hand: forward 3 x 6 and 6 x 1 products and sums, backward those of both
+# weights and of the inner values (the input needs no gradient).
+FLOPS = 2 * (3 * 6 + 6) * 2 + 2 * 6
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("at_once", [None, 3])
+def test_flops_are_those_of_the_matrix_products(precision, at_once):
+    history = Problem().train(precision=precision, at_once=at_once, clip=1.0)
+    assert [e["flops"] for e in history.epochs] == [40 * FLOPS] * 3
+
+
+def test_flops_follow_the_lengths():
+    """A sample of length n is n + 1 rows for the model; only 8 of 18 steps are counted."""
+    problem, lengths = Problem(), np.random.default_rng(0).integers(0, 9, 40)
+
+    def loss(rows, known):
+        assert (rows.numpy() == known).all()
+        x = problem.x[np.repeat(known, lengths[known] + 1)].float()
+        return problem.model(x).square().mean()
+
+    problem.loss = loss
+    history = problem.train(lengths=lengths)
+    assert [e["flops"] for e in history.epochs] == [(lengths + 1).sum() * FLOPS] * 3
+
+
+def test_utilisation_and_seconds_outside_the_steps_by_hand(tmp_path, monkeypatch):
+    """A clock on which a step takes 1 second, validation 10, writing a checkpoint 100."""
+    clock, problem = Clock(), Problem()
+    sound = problem.loss
+
+    def loss(rows, known):
+        clock.now += 1
+        return sound(rows)
+
+    def validate():
+        clock.now += 10
+        return {"gain": 0.0}
+
+    def write(*arguments):
+        clock.now += 100
+        return save_tensors(*arguments)
+
+    problem.loss = loss
+    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(training, "save_tensors", write)
+    monkeypatch.setattr(training, "matrix_rate", lambda device, precision: 6000.0)
+    history = problem.train(epochs=2, validate=validate, monitor="gain", checkpoint=tmp_path / "c")
+    assert [e["train_seconds"] for e in history.epochs] == [6, 6]
+    assert [e["seconds"] for e in history.epochs] == [16, 16]
+    assert [e["outside_seconds"] for e in history.epochs] == [10, 110]
+    assert history.outside_seconds == 120 and history.seconds == 32
+    assert history.samples_per_second == pytest.approx(40 / 6)
+    assert history.utilisation == pytest.approx(2 * 40 * FLOPS / 12 / 6000)
+
+
+def test_a_checkpoint_from_before_these_were_measured(tmp_path, monkeypatch):
+    clock, first = Clock(), Problem()
+    monkeypatch.setattr(training, "time", clock)
+    settings = dict(epochs=3, batch_size=7, learning_rate=0.01, checkpoint=tmp_path / "c")
+    with pytest.raises(TrainingPaused):
+        train(first.model, StopsAt(first, clock, 11), 40, deadline=50.0, **settings)
+    tensors, meta = load_tensors(tmp_path / "c")
+    kept = {k: v for k, v in meta.items() if k not in ("outside", "places", "flops")}
+    assert len(kept) == len(meta) - 3
+    save_tensors(tmp_path / "c", tensors, kept)
+    second, whole = Problem(), Problem()
+    history = train(second.model, second.loss, 40, **settings)
+    whole.train()
+    assert torch.equal(second.weights, whole.weights)
+    assert history.epochs[-1]["flops"] == 0 and history.utilisation >= 0
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_steps_are_the_same_steps(backend, monkeypatch):
+    plain, compiled, settings = Problem(), Problem(), dict(precision="float64", epochs=3)
+    plain.train(**settings)
+    built, compile_ = [], torch.compile
+    monkeypatch.setenv("SEMID_COMPILE", backend)
+    monkeypatch.setattr(
+        torch, "compile", lambda *a, **k: built.append(k["backend"]) or compile_(*a, **k)
+    )
+    compiled.loss = lambda rows, known: (
+        (compiled.model(compiled.x[rows]) - compiled.y[rows]).square().mean()
+    )
+    compiled.train(**settings)
+    assert built == [backend]
+    torch.testing.assert_close(compiled.weights, plain.weights, rtol=0, atol=1e-12)
+
+
 def test_history_loss_is_the_mean_over_samples():
     problem = Problem()
     values = []
     sound = problem.loss
 
-    def loss(rows):
+    def loss(rows, known=None):
         value = sound(rows)
         values.append((float(value.detach()), len(rows)))
         return value
@@ -497,7 +658,7 @@ def test_progress_shows_the_loss(monkeypatch):
     problem = Problem()
     sound = problem.loss
 
-    def loss(rows):
+    def loss(rows, known=None):
         time.sleep(0.08)
         return sound(rows)
 

@@ -20,7 +20,7 @@ from semid_lib.layers import (
     left_padded,
     sampled_cross_entropy,
 )
-from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.runtime import resolve_device, resolve_precision, send
 from semid_lib.settings import check_settings, keep_settings
 from semid_lib.storage import load_tensors, save_tensors
 from semid_lib.training import train
@@ -96,12 +96,13 @@ class FAMAE(Probes, BaseEstimator):
         device = resolve_device(self.device)
         names, sizes, codes = item_fields(split.data, self.field_names)
         self._build(names, sizes, codes, device)
-        samples = self._samples(split, "train")
-        lengths = (samples[2] - samples[1]).cpu().numpy()
+        here = self._samples(split, "train", "cpu")
+        samples = [tensor.to(device) for tensor in here]
+        lengths = (here[2] - here[1]).numpy()
         elsewhere = ("device", "normalize", "snapshot_epochs")  # the last stands in the steps
         identity = {k: v for k, v in self.get_params().items() if k not in elsewhere}
         self.history_ = train(
-            self.network_, lambda rows: self._loss(samples, rows), len(lengths),
+            self.network_, lambda rows, known: self._loss(samples, rows, here, known), len(lengths),
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
             weight_decay=self.weight_decay, samples_per_epoch=self.samples_per_epoch,
             lengths=lengths, monitor="both_metrics", patience=self.patience,
@@ -133,12 +134,13 @@ class FAMAE(Probes, BaseEstimator):
         if unknown:
             raise InputError(f"field_weights names {min(unknown)!r}, but the fields are {names}")
         self.field_names_, self._device = names, device
+        self._absent = torch.as_tensor(codes < 0)
         self._weights = [float((self.field_weights or {}).get(n, 1.0)) for n in names]
         torch.manual_seed(self.random_state)
         network = SequenceNetwork(self, sizes, codes, self.max_length, causal=False)
         self.network_ = network.to(device)
 
-    def _samples(self, split, part) -> tuple[Tensor, Tensor, Tensor]:
+    def _samples(self, split, part, device=None) -> tuple[Tensor, Tensor, Tensor]:
         """`(items, start, target)`: sample s is `items[start[s] : target[s] + 1]`, target last."""
         if part == "train":
             arrays = (split.items, *split.windows(self.max_length - 1))
@@ -149,11 +151,11 @@ class FAMAE(Probes, BaseEstimator):
             ends = np.cumsum([len(h) + 1 for h in histories])
             rows = [np.append(h, t) for h, t in zip(histories, split.targets[part])]
             arrays = (np.concatenate(rows), np.append(0, ends[:-1]), ends - 1)
-        return tuple(torch.as_tensor(a, device=self._device) for a in arrays)
+        return tuple(torch.as_tensor(a, device=device or self._device) for a in arrays)
 
-    def _gather(self, samples, rows):
+    def _gather(self, samples, rows, longest=None):
         """Items `[B, T]` of some samples, left-padded to the longest, and `valid` `[B, T]`."""
-        return left_padded(samples[0], samples[1][rows], samples[2][rows])
+        return left_padded(samples[0], samples[1][rows], samples[2][rows], longest)
 
     def _choose_fields(self, absent: Tensor) -> Tensor:
         """Draw M for `absent` `[n, J]` bool: K ~ U{1..fields present}, then a uniform K-subset."""
@@ -163,7 +165,7 @@ class FAMAE(Probes, BaseEstimator):
         return (lot.argsort(1).argsort(1) < torch.minimum(count, present)) & ~absent
 
     def _hidden(self, items, valid, chosen=None, masked=None) -> Tensor:
-        """Run the encoder; `masked` `[n, J]` at positions `chosen` (default: the target's)."""
+        """Run the encoder; `masked` `[n, J]` at places `chosen` (default: the targets)."""
         table = self.network_.table
         tokens = table.tokens[items]
         if chosen is None:
@@ -173,21 +175,26 @@ class FAMAE(Probes, BaseEstimator):
             tokens[chosen] = torch.where(masked, table.masked, tokens[chosen])
         return self.network_(tokens, valid, chosen)
 
-    def _loss(self, samples, rows) -> Tensor:
-        """Mean over the samples of the summed losses of the masked fields."""
-        items, valid = self._gather(samples, rows)
-        table, chosen = self.network_.table, None
-        wanted = items[:, -1]
+    def _loss(self, samples, rows, here=None, known=None) -> Tensor:
+        """Mean over the samples of the summed losses of the masked fields.
+
+        What is masked is drawn on the CPU, from the samples `here` with the rows `known`, so that
+        a GPU is not waited for.
+        """
+        seen, real = self._gather(*((samples, rows) if here is None else (here, known)))
+        items, valid = self._gather(samples, rows, seen.shape[1] - 1)
+        table, at, asked, wanted = self.network_.table, None, seen[:, -1], items[:, -1]
         if self.masking == "random":
-            chosen = valid & (torch.rand(valid.shape, device=valid.device) < self.mask_ratio)
+            chosen = real & (torch.rand(real.shape) < self.mask_ratio)
             chosen[:, -1] |= ~chosen.any(1)
-            wanted = items[chosen]
-        masked = self._choose_fields(table.absent[wanted])
-        h = self._hidden(items, valid, chosen, masked)
+            at = send(chosen.nonzero(), items.device).unbind(1)
+            asked, wanted = seen[chosen], items[at]
+        drawn = self._choose_fields(self._absent[asked])
+        h = self._hidden(items, valid, at, send(drawn, items.device))
         h = self._scale * F.normalize(h, dim=-1)
-        total = 0.0
-        for k, values in enumerate(table.values()):
-            rows = masked[:, k].nonzero()[:, 0]
+        every, total = send(drawn.T.nonzero()[:, 1], items.device), 0.0
+        parts = zip(table.values(), every.split(drawn.sum(0).tolist()))
+        for k, (values, rows) in enumerate(parts):
             total = total + self._weights[k] * self._field_loss(
                 k, h[rows], values, table.codes[wanted[rows], k]
             )

@@ -171,7 +171,7 @@ class CodebookRun(Run):
     def __len__(self):
         return len(self.rows)
 
-    def loss(self, index: Tensor) -> Tensor:
+    def loss(self, index: Tensor, known=None) -> Tensor:
         """Mean loss of some rows; the first of an epoch prepares the codebooks."""
         network = self.network
         if self.running is None:

@@ -17,7 +17,7 @@ from semid_lib.ops import Dropout, linear
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
 from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
-from semid_lib.runtime import keep_memory, resolve_device
+from semid_lib.runtime import keep_memory, resolve_device, send
 from semid_lib.settings import check_settings
 
 _ROWS = {"cpu": 32, "cuda": 256}  # sequences of like length that are read together
@@ -47,9 +47,9 @@ class Block(nn.Module):
         self.outer = Affine(ffn_dim, dim)
 
     def forward(self, x, mask, read=None, keep=None):
-        """Transform `x` `[B, S, D]`; with `read` `[Q]` only these places, `keep` `[B, Q]` of them.
+        """Transform `x` `[B, S, D]`; with `read` `[Q]` only these places, at `keep` of them.
 
-        `mask`: `[S, S]` bool, True where a row may look at a column.
+        `mask`: `[S, S]` bool, True where a row may look at a column. `keep`: rows and places `[P]`.
         """
         h = self.norm1(x)
         if read is not None:
@@ -114,18 +114,19 @@ class ParallelNetwork(nn.Module):
         """States h `[P, D]` after the steps that `keep` `[B, T]` bool marks.
 
         Args:
-            vectors: `[B, T, S, D]` of T items in order, padded on the right.
+            vectors: `[B, T, S, D]` of T items in order, padded on the right. keep: best on the
+            CPU, so that a GPU need not be waited for.
         """
         steps, width = vectors.shape[1:3]
         if steps > len(self.position):
             raise InputError(f"{steps} items, but the network was made for {len(self.position)}")
         x = self.dropout((vectors + self.position[:steps, None]).flatten(1, 2))
-        mask = step_mask(steps, width, self.intent).to(x.device)
+        mask = send(step_mask(steps, width, self.intent), x.device)
         for block in self.blocks[:-1]:
             x = block(x, mask)
         read = torch.arange(steps * width, device=x.device).view(steps, width)[:, self._read]
-        keep = keep.repeat_interleave(read.shape[1], 1)
-        x = self.norm(self.blocks[-1](x, mask, read.flatten(), keep))
+        at = send(keep.repeat_interleave(read.shape[1], 1).nonzero(), x.device).unbind(1)
+        x = self.norm(self.blocks[-1](x, mask, read.flatten(), at))
         return self._anchor(x.unflatten(0, (-1, read.shape[1])))
 
     _read = slice(-1, None)  # which of a step's outputs make the state
@@ -213,17 +214,16 @@ class ParallelRecommender(IdsRecommender):
         self._check_ids(split, sids)
         self._build(sids.codes, sids.level_sizes)
         self._see(split)
-        device = self.network_.position.device
-        items = torch.as_tensor(split.items, device=device)
+        items, device = torch.as_tensor(split.items), self.network_.position.device
         oldest = split.items[split.indptr[:-1][np.diff(split.indptr) > 0]]  # never a target
         counts = split.train_counts() - np.bincount(oldest, minlength=split.num_items)
         counts = torch.as_tensor(counts, device=device)
         start, end, first = self._sequences(split)
-        rows = torch.as_tensor(np.stack([start, end, first]), device=device)
+        rows = torch.as_tensor(np.stack([start, end, first]))
         per_row = float((end - first).mean()) if len(start) else 1.0
         self.history_ = self._train(
             split, sids,
-            lambda batch: self._loss(items, rows[:, batch], counts) / (len(batch) * per_row),
+            lambda _, batch: self._loss(items, rows[:, batch], counts) / (len(batch) * per_row),
             len(start), lengths=end - start, monitor="ndcg@10", patience=self.patience,
             validate=(lambda: self._validate(split)) if len(split.users) else None,
             checkpoint=checkpoint, deadline=deadline, progress=progress,
@@ -265,36 +265,42 @@ class ParallelRecommender(IdsRecommender):
         return start, end, np.where(later == 0, start, end - 1)
 
     def _loss(self, items, rows, counts):
-        """Loss of a batch of samples `rows` `[3, b]`, summed over its targets.
+        """Loss of a batch of samples `rows` `[3, b]` of the CPU, summed over its targets.
 
-        `counts` `[N]`: how often each item is a target.
+        `counts` `[N]`: how often each item is a target, where the network is.
         """
         hidden, known, wanted, summaries = self._states(items, *rows, targets=1)
         return self._objective(hidden, known, wanted, summaries, counts)
 
     def _objective(self, hidden, known, wanted, summaries, counts):
-        """Loss of states `[P, D]` whose targets are `known[wanted]`; summaries are of `known`."""
-        return self.network_.loss(hidden, known[wanted])
+        """Loss of states `[P, D]` whose targets are `known[wanted]`; summaries are of `known`.
+
+        `known` and `wanted` are on the CPU.
+        """
+        return self.network_.loss(hidden, send(known[wanted], hidden.device))
 
     def _states(self, items, start, end, first, targets=0):
         """States after the steps first..end-1 of sequences `items[start:end]`.
 
         Rows go through the network in groups, cut to their longest. With `targets=1` the items
-        that follow are looked up too.
+        that follow are looked up too. Sequences are on the CPU, where distinct items are found
+        without waiting for a GPU.
 
         Returns:
             States `[P, D]`, the batch's distinct items, which of them follow each state `[P]`, and
             their summaries.
         """
+        device = self.network_.position.device
         longest = int((end - start).max())
-        place = start[:, None] + torch.arange(longest + targets, device=items.device)
+        place = start[:, None] + torch.arange(longest + targets)
         read = items[torch.minimum(place, end[:, None] - 1 + targets)]
         known, at = torch.unique(read, return_inverse=True)
-        vectors, summaries = self.network_.vectors(known)
+        vectors, summaries = self.network_.vectors(send(known, device))
         keep, hidden = (place >= first[:, None]) & (place < end[:, None]), []
-        for rows in torch.arange(len(at)).split(_ROWS.get(vectors.device.type, 32)):
+        for rows in torch.arange(len(at)).split(_ROWS.get(device.type, 32)):
             steps = int((end - start)[rows].max())
-            hidden.append(self.network_(vectors[at[rows, :steps]], keep[rows, :steps]))
+            block = send(at[rows, :steps], device)
+            hidden.append(self.network_(vectors[block], keep[rows, :steps]))
         return torch.cat(hidden), known, at[:, targets:][keep[:, :longest]], summaries
 
     @torch.no_grad()
@@ -307,8 +313,7 @@ class ParallelRecommender(IdsRecommender):
         def read(items, start, end):
             return self.network_.log_probs(self._states(items, start, end, end - 1)[0])
 
-        device = self.network_.position.device
-        return read_histories(read, histories, self.max_history, device)
+        return read_histories(read, histories, self.max_history, "cpu")
 
     def _scores(self, histories):
         def score(part):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -45,9 +47,9 @@ class SequenceRecommender(Recommender):
     A subclass stores the settings (those of `SASRec` without `targets`) and implements
 
     * `_network(sizes, codes)`: a module whose `table` is a `FieldTable`, the one that scores;
-    * `_outputs(items, start, end) -> (h [M, D], items wanted [M])` of training samples, where
-      sample s is `items[start[s] : end[s] + 1]`, and `_per_row(lengths)`, the mean number of
-      targets that samples of `lengths` = `end - start` have;
+    * `_outputs(items, start, end, lengths) -> (h [M, D], items wanted [M])` of training samples,
+      where sample s is `items[start[s] : end[s] + 1]`, and `_per_row(lengths)`, the mean number of
+      targets that samples of `lengths` = `end - start`, a NumPy array, have;
     * `_read(items, start, end) -> h [B, D]` after the histories `items[start[b] : end[b]]`.
 
     It may know more of a sample than `start` and `end`: then `_sequences` has more rows, `_about`
@@ -71,7 +73,7 @@ class SequenceRecommender(Recommender):
         lengths = rows[1] - rows[0]
         per_row = self._per_row(lengths) if len(lengths) else 1.0
         self.history_ = self._train(
-            split, lambda *sample: self._loss(*sample, per_row=per_row), rows, lengths,
+            split, partial(self._loss, per_row=per_row), rows, lengths,
             epochs=self.epochs, batch_size=self.batch_size, patience=self.patience,
             samples_per_epoch=self.samples_per_epoch, monitor="ndcg@10",
             validate=(lambda: self._validate(split)) if len(split.users) else None,
@@ -81,11 +83,12 @@ class SequenceRecommender(Recommender):
         return self
 
     def _train(self, split, loss, rows, lengths, **settings):
-        """Train on the samples `rows`: those of a batch go to `loss(items, *rows)`."""
+        """Train on the samples `rows`: those of a batch go to `loss(items, *rows, lengths)`."""
         device = self.network_.table.weight.device
         items, rows = (torch.as_tensor(array, device=device) for array in (split.items, rows))
         return train(
-            self.network_, lambda batch: loss(items, *rows[:, batch]), len(lengths),
+            self.network_,
+            lambda batch, known: loss(items, *rows[:, batch], lengths=lengths[known]), len(lengths),
             learning_rate=self.learning_rate, weight_decay=self.weight_decay, lengths=lengths,
             precision=resolve_precision(self.precision, device), device=device,
             seed=self.random_state,
@@ -121,9 +124,10 @@ class SequenceRecommender(Recommender):
         end = last[user] - behind * self.max_history
         return np.maximum(first[user], end - self.max_history), end
 
-    def _loss(self, items, start, *more, per_row) -> Tensor:
+    def _loss(self, items, start, end, *more, per_row, lengths=None) -> Tensor:
         """Summed loss of the targets over what an average batch of this size holds."""
-        hidden, wanted = self._outputs(items, start, *more)
+        lengths = (end - start).cpu().numpy() if lengths is None else lengths
+        hidden, wanted = self._outputs(items, start, end, *more, lengths)
         hidden, rows = self._queries(hidden), self._rows()
         if self.loss == "full":
             total = chunked_cross_entropy(hidden, rows, wanted)
@@ -231,19 +235,21 @@ class CausalRecommender(SequenceRecommender):
     def _per_row(self, lengths):
         return lengths.mean() if self.targets == "all" else 1.0
 
-    def _gather(self, items, start, end) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, items, start, end, longest=None) -> tuple[Tensor, Tensor, Tensor]:
         """Places `[B, T]` of `items[start:end]`, which are valid, and tokens `[B, T, J]`."""
-        place = start[:, None] + torch.arange(int((end - start).max()), device=items.device)
+        longest = int((end - start).max()) if longest is None else longest
+        place = start[:, None] + torch.arange(longest, device=items.device)
         valid = place < end[:, None]
         place = place.clamp(max=len(items) - 1)  # padding reads any item
         return place, valid, self.network_.table.tokens[items[place]]
 
-    def _outputs(self, items, start, end):
+    def _outputs(self, items, start, end, lengths):
         if self.targets == "last":
-            return self._read(items, start, end), items[end]
-        place, valid, tokens = self._gather(items, start, end)
-        return self.network_(tokens)[valid], items[place[valid] + 1]
+            return self._read(items, start, end, lengths.max().item()), items[end]
+        place, valid, tokens = self._gather(items, start, end, lengths.max().item())
+        at = torch.nonzero_static(valid, size=lengths.sum().item()).unbind(1)
+        return self.network_(tokens)[at], items[place[at] + 1]
 
-    def _read(self, items, start, end):
-        _, _, tokens = self._gather(items, start, end)
+    def _read(self, items, start, end, longest=None):
+        _, _, tokens = self._gather(items, start, end, longest)
         return self.network_(tokens, at=end - start - 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from semid_lib.errors import InputError
 from semid_lib.recommenders._parallel import Affine, ParallelNetwork, ParallelRecommender
+from semid_lib.runtime import send
 from semid_lib.settings import check_settings, keep_settings
 
 _ALIGNED = 4096  # states of a batch that the alignment loss looks at, drawn anew each step
@@ -201,7 +202,9 @@ class ACERec(ParallelRecommender):
         if self.alignment == 0:
             return total
         places, label = torch.unique(wanted, return_inverse=True)
-        share = (counts[known[places]] / counts.sum()).to(hidden.dtype)
+        rows = send(known[places], hidden.device)
+        places, label = (send(tensor, hidden.device) for tensor in (places, label))
+        share = (counts[rows] / counts.sum()).to(hidden.dtype)
         some = torch.arange(len(hidden), device=hidden.device)
         if len(hidden) > _ALIGNED:
             some = torch.randperm(len(hidden), device=hidden.device)[:_ALIGNED]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from semid_lib.errors import InputError
 from semid_lib.layers import INITIAL_STD, SequenceNetwork, left_padded
 from semid_lib.recommenders._sequence import SequenceRecommender
+from semid_lib.runtime import send
 from semid_lib.settings import check_settings, keep_settings
 
 
@@ -87,11 +88,13 @@ class BERT4Rec(SequenceRecommender):
         chosen[:, -1] |= ~chosen.any(1)
         return chosen
 
-    def _outputs(self, items, start, end):
-        items, valid = left_padded(items, start, end)
-        chosen = self._choose(valid)
-        tokens = self._tokens(items, chosen)
-        return self.network_.head(self.network_(tokens, valid, chosen)), items[chosen]
+    def _outputs(self, items, start, end, lengths):
+        items, valid = left_padded(items, start, end, lengths.max().item())
+        back = torch.arange(items.shape[1] - 1, -1, -1)  # drawn on the CPU: a GPU is not waited for
+        chosen = self._choose(back <= torch.from_numpy(lengths)[:, None])
+        at = send(chosen.nonzero(), items.device).unbind(1)
+        tokens = self._tokens(items, send(chosen, items.device))
+        return self.network_.head(self.network_(tokens, valid, at)), items[at]
 
     def _read(self, items, start, end):
         items, valid = left_padded(items, start, end)

@@ -84,7 +84,7 @@ class DIN(Recommender):
         columns, rows = self._columns(clicks), torch.as_tensor(rows, device=device)
         wanted = torch.as_tensor(label, dtype=torch.float32, device=device)
 
-        def loss(batch):
+        def loss(batch, known):
             batch = rows[batch]
             logits = self._logits(columns, batch)
             return F.binary_cross_entropy_with_logits(logits, wanted[batch].to(logits.dtype))

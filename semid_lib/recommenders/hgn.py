@@ -74,11 +74,11 @@ class HGN(SequenceRecommender):
         last = np.maximum.reduceat(found, np.cumsum(lengths) - lengths)
         return [np.where(last < 0, -1, place[last])]
 
-    def _outputs(self, items, start, end, user):
-        return self._read(items, start, end, user), items[end]
+    def _outputs(self, items, start, end, user, lengths):
+        return self._read(items, start, end, user, lengths.max().item() - 1), items[end]
 
-    def _read(self, items, start, end, user):
-        items, valid = left_padded(items, start, end - 1)
+    def _read(self, items, start, end, user, longest=None):
+        items, valid = left_padded(items, start, end - 1, longest)
         return self.network_(self.network_.table.tokens[items], valid, user)
 
     def _restore(self, tensors):

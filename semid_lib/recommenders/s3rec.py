@@ -110,7 +110,7 @@ class S3Rec(CausalRecommender):
         step = torch.randint(1, self.network_.table.sizes[0], valid.shape, device=valid.device)
         return masked, run, other, step
 
-    def _pretraining_loss(self, items: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    def _pretraining_loss(self, items: Tensor, start: Tensor, end: Tensor, lengths=None) -> Tensor:
         place, valid, tokens = self._gather(items, start, end + 1)
         masked, run, other, step = self._draw(valid, end + 1 - start, items)
         network, table, rows = self.network_, self.network_.table, self._vectors()

@@ -103,18 +103,19 @@ class T5Recommender(IdsRecommender):
         items = torch.as_tensor(split.items, device=device)
         windows = split.windows(self.max_history)
         start, target = (torch.as_tensor(rows, device=device) for rows in windows)
-        steps = torch.arange(self.max_history, device=device)
+        steps, lengths = torch.arange(self.max_history, device=device), windows[1] - windows[0]
 
-        def loss(samples):
+        def loss(samples, known):
             begin, end = start[samples, None], target[samples, None]
-            length = end - begin
-            row = begin + steps[: int(length.max())]
+            length, here = end - begin, lengths[known]
+            row = begin + steps[: here.max()]
             item = items[row.clamp(max=len(items) - 1)].masked_fill_(row >= end, self.num_items_)
-            return self.network_.loss(self._history(item, length), self._tokens[items[end[:, 0]]])
+            asked, full = self._tokens[items[end[:, 0]]], bool(here.min() == here.max())
+            return self.network_.loss(self._history(item, length), asked, full=full)
 
         validate = self._validation(split)
         self.history_ = self._train(
-            split, sids, loss, len(target), lengths=(target - start).cpu().numpy(),
+            split, sids, loss, len(target), lengths=lengths,
             at_once=_SAMPLES_AT_ONCE.get(torch.device(device).type), validate=validate,
             monitor="ndcg@10" if validate else "", patience=self.patience if validate else None,
             checkpoint=checkpoint, deadline=deadline, progress=progress,

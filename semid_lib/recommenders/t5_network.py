@@ -63,13 +63,15 @@ class T5(nn.Module):
         nn.init.normal_(self.encoder_bias.weight, std=dim**-0.5)
         nn.init.normal_(self.decoder_bias.weight, std=dim**-0.5)
 
-    def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(self, tokens: Tensor, full: bool | None = None) -> tuple[Tensor, Tensor | None]:
         """Encode tokens `[B, S]` int64 (0: padding) to `(memory [B, S, D], padding)`.
 
-        `padding` is a `[B, 1, 1, S]` bool mask, true at real tokens, or None if all are real.
+        `padding` is a `[B, 1, 1, S]` bool mask, true at real tokens, or None if all are real; who
+        knows whether they are says it by `full`, so that a GPU need not be waited for.
         """
-        real = tokens != 0
-        padding = None if bool(real.all()) else real[:, None, None, :]
+        padding = (tokens != 0)[:, None, None, :]
+        if full or (full is None and bool(padding.all())):
+            padding = None
         bias = self._bias(self.encoder_bias, self.encoder_buckets, tokens.shape[1])
         if padding is not None:
             bias = bias.masked_fill(~padding, -math.inf)
@@ -101,12 +103,13 @@ class T5(nn.Module):
             weight = weight[first : first + self.level_sizes[level]]
         return linear(states * states.shape[-1] ** -0.5, weight)
 
-    def loss(self, tokens: Tensor, targets: Tensor, normalize: str = "level") -> Tensor:
+    def loss(self, tokens: Tensor, targets: Tensor, normalize="level", full=None) -> Tensor:
         """Mean cross-entropy of target tokens `[B, L]` after history tokens `[B, S]`.
 
-        Each code is one of its level's codes ("level"), or of the whole "vocabulary".
+        Each code is one of its level's codes ("level"), or of the whole "vocabulary". `full`: see
+        `encode`.
         """
-        states = self.decode(*self.encode(tokens), targets)
+        states = self.decode(*self.encode(tokens, full), targets)
         if normalize == "vocabulary":
             return F.cross_entropy(self.logits(states).flatten(0, 1).float(), targets.flatten())
         losses = [

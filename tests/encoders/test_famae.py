@@ -463,9 +463,9 @@ def test_paused_and_resumed_equals_uninterrupted(fitted, split, tmp_path, monkey
         now = 0.0
         monotonic = staticmethod(lambda: Clock.now)
 
-    def slow(self, samples, rows):
+    def slow(self, *batch):
         Clock.now += 1
-        return loss(self, samples, rows)
+        return loss(self, *batch)
 
     monkeypatch.setattr(training, "time", Clock)
     monkeypatch.setattr(FAMAE, "_loss", slow)
