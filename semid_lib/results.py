@@ -603,39 +603,3 @@ def ratios(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
     found = found.reindex(columns=order)
     found.columns = [f"{metric} {kind}" for kind, metric in order]
     return found.reset_index().rename(columns={"paper_id": "paper", "model": "system"})
-
-
-def shortfalls(records: Iterable[Mapping] | None = None, below: float = 0.95) -> pd.DataFrame:
-    """Collect what was tried where ours stays below the printed value.
-
-    Args:
-        records: run records; default all recorded ones of the paper profile.
-        below: a ratio of either metric under this counts.
-
-    Returns:
-        The rows of `ratios` that count, with `tried` (text of `papers/tried.toml`, else what a
-        smaller budget cut, else empty) and `runs`: (variant, seeds, Recall@10 and NDCG@10 over the
-        printed ones) of every variant recorded for that system and dataset, best NDCG@10 on
-        validation first.
-    """
-    from semid_lib.systems import system_printed_as
-
-    records = load_records(profile="paper") if records is None else list(records)
-    text = tomllib.loads((_HERE / "papers" / "tried.toml").read_text(encoding="utf-8"))["tried"]
-    tried = {(t["paper"], t["system"], t["dataset"]): t["text"] for t in text}
-    found = ratios(records)
-    found = found[(found[["recall@10 ratio", "ndcg@10 ratio"]] < below).any(axis=1)].copy()
-    texts, runs = [], []
-    for row in found.to_dict("records"):
-        of_it = system_printed_as(row["system"]), row["dataset"]
-        own = [r for r in records if (r["system"], r["dataset"]) == of_it]
-        metrics = ["recall@10", "ndcg@10"]
-        test, chosen = (
-            summarise(own, metrics, part).set_index(["variant", "metric"])
-            for part in ("test", "validation")
-        )
-        order = chosen.xs("ndcg@10", level="metric")["value"].sort_values(ascending=False).index
-        over = [[test.loc[(v, m), "value"] / row[f"{m} printed"] for m in metrics] for v in order]
-        runs.append([(v, int(test.loc[(v, "ndcg@10"), "seeds"]), *o) for v, o in zip(order, over)])
-        texts.append(tried.get((row["paper"], row["system"], row["dataset"]), row["smaller"]))
-    return found.assign(tried=texts, runs=runs)

@@ -455,24 +455,6 @@ def test_ratios_leave_out_the_rows_of_ablations():
     assert list(results.ratios([record])["system"]) == ["ACERec"]  # and not "6", nor "merging ATM"
 
 
-def test_shortfalls_show_every_variant_and_what_was_tried():
-    good, bad = make_record(value=0.07), make_record("hgn", "instruments", value=0.02)
-    best = {**make_record("hgn", "instruments", value=0.06), "variant": "bpr"}
-    (row,) = results.shortfalls([good, bad, best]).to_dict("records")
-    assert (row["paper"], row["system"], row["dataset"]) == ("acerec", "HGN", "instruments")
-    assert [run[:2] for run in row["runs"]] == [("bpr", 1), ("default", 1)]
-    assert row["runs"][1][2:] == pytest.approx((0.02 / 0.0867, 0.02 / 0.0559))
-    less = {**bad, "dataset": "toys", "cut": ["data: other", "settings: recommender epochs 2"]}
-    (row,) = results.shortfalls([less]).to_dict("records")
-    assert row["smaller"] == row["tried"] == "settings: recommender epochs 2"
-    assert results.shortfalls([good]).empty and len(results.shortfalls([good], below=9)) == 1
-
-
-def test_the_book_says_what_was_tried_for_every_recorded_run_below_the_printed_value():
-    found = results.shortfalls()
-    assert list(found.loc[found["tried"] == "", "system"]) == []
-
-
 # ---------------------------------------------------------------- claims
 
 

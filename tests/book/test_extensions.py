@@ -144,3 +144,30 @@ def test_the_claims_page_has_a_row_for_each_claim_and_counts_them():
     assert semid_pages.evidence("fig-gaoq-eight") == "{numref}`fig-gaoq-eight`"
     assert semid_pages.evidence("ch-gaoq: A title") == "{ref}`ch-gaoq`, “A title”"
     assert semid_pages.evidence("q2--default--toys--paper--s0") == "`q2--default--toys--paper--s0`"
+
+
+def record(system, dataset, value, variant="default"):
+    """What `shortfalls` reads of a record whose metrics are all `value`."""
+    metrics = dict.fromkeys(semid_pages.results.METRICS, value)
+    name = {"system": system, "variant": variant, "dataset": dataset}
+    return {**name, "metrics": {"test": metrics, "validation": metrics}, "cut": []}
+
+
+def test_shortfalls_show_every_variant_and_what_was_tried():
+    good, bad = record("sasrec", "beauty", 0.07), record("hgn", "instruments", 0.02)
+    best = record("hgn", "instruments", 0.06, "bpr")
+    (row,) = semid_pages.shortfalls([good, bad, best]).to_dict("records")
+    assert (row["paper"], row["system"], row["dataset"]) == ("acerec", "HGN", "instruments")
+    assert [run[:2] for run in row["runs"]] == [("bpr", 1), ("default", 1)]
+    assert row["runs"][1][2:] == pytest.approx((0.02 / 0.0867, 0.02 / 0.0559))
+    less = {**bad, "dataset": "toys", "cut": ["data: other", "settings: recommender epochs 2"]}
+    (row,) = semid_pages.shortfalls([less]).to_dict("records")
+    assert row["smaller"] == row["tried"] == "settings: recommender epochs 2"
+    assert (
+        semid_pages.shortfalls([good]).empty and len(semid_pages.shortfalls([good], below=9)) == 1
+    )
+
+
+def test_the_book_says_what_was_tried_for_every_recorded_run_below_the_printed_value():
+    found = semid_pages.shortfalls()
+    assert list(found.loc[found["tried"] == "", "system"]) == []
