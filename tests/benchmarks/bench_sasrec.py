@@ -7,7 +7,7 @@ requirements: `pip install --no-deps recbole==1.2.1` beside the bench extra, or 
 from __future__ import annotations
 
 import sys
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from unittest.mock import MagicMock
 
@@ -134,7 +134,7 @@ def our_epoch(model, rows):
     lengths = rows[1] - rows[0]
     per_row = lengths.mean()
     history = model._train(
-        split(), lambda *sample: model._loss(*sample, per_row=per_row), rows, lengths,
+        split(), partial(model._loss, per_row=per_row), rows, lengths,
         epochs=1, batch_size=USERS, progress=False,
     )  # fmt: skip
     return history.epochs[0]["loss"]
