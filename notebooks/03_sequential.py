@@ -1561,8 +1561,8 @@ for name, result in four_ways.items():
 # %% [markdown]
 r"""
 The lines print the Recall@10 with its interval, and the paired difference from
-the first. None is settled: all intervals hold zero. (And the order is not firm:
-train a pass less, with smaller batches, and it changes.) So from here nothing
+the first. None is settled: all intervals hold zero. (Before
+you read an order into them, change the passes and the batch.) So from here nothing
 follows about what the sampled variant lost on Beauty; a run at full size with
 sampling and the plain product would have to tell.
 
