@@ -72,8 +72,9 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
     Cost: a step is one N x D x K matrix product, some readings of the `[K, N]` costs to find the
         prices, and O(K^2) for each of O(K) points that change place; memory X, its centred copy
         and the costs. Measured at 12,101 x 640 into 32 on one core: the product takes 7 of 10 ms
-        a step; at 100,000 x 640 into 64 a step takes 0.12 s, k-means-constrained 6 s. Leaving out rows whose label is certain by the triangle inequality would not
-        help: half of them never are, and to gather the others costs what their product saves.
+        a step; at 100,000 x 640 into 64 a step takes 0.12 s, k-means-constrained's 6 s. Leaving out
+        rows whose label is certain by the triangle inequality would not help: half of them never
+        are, and to gather the others costs what their product saves.
 
     Example:
         >>> X = [[0.0], [0.1], [0.2], [9.0]]
