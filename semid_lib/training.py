@@ -27,7 +27,7 @@ from tqdm import tqdm
 from semid_lib.distributed import add_up, agree, make_equal, place
 from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
 from semid_lib.ops import FlopCounter
-from semid_lib.runtime import keep_memory, matrix_rate
+from semid_lib.runtime import keep_memory, matrix_rate, resolve_precision
 from semid_lib.settings import check_settings
 from semid_lib.storage import load_tensors, save_tensors
 
@@ -161,7 +161,6 @@ def train(
         good state).
     """
     _check(SimpleNamespace(**locals()))
-    model.to(device=device, dtype=PRECISIONS[precision][0])
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
     batch_size *= place()[1] if shared else 1
     total_steps = epochs * math.ceil(per_epoch / batch_size)
@@ -178,8 +177,7 @@ def train(
     loop.fingerprint = hashlib.sha256(text.encode()).hexdigest()
     loop.resume(epochs)
     show = place()[0] == 0 and (sys.stderr.isatty() if progress is None else progress)
-    shown = time.monotonic()
-    width = shutil.get_terminal_size().columns  # tqdm prints nothing where a terminal says 0
+    shown, width = loop.clock, shutil.get_terminal_size().columns  # tqdm hides where that is 0
     with tqdm(
         total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step", ncols=width
     ) as bar:
@@ -222,6 +220,21 @@ def train(
         model.load_state_dict(loop.best)
     model.eval()
     return loop.history
+
+
+_OWN = (
+    "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "clip", "schedule",
+    "samples_per_epoch",
+)  # fmt: skip
+
+
+def train_model(model, loss, num_samples: int, **settings) -> History:
+    """Train `model.network_` by `train`, with the model's settings where `settings` has none."""
+    device = next(model.network_.parameters()).device
+    own = {name: getattr(model, name) for name in _OWN if hasattr(model, name)}
+    own.update(precision=resolve_precision(model.precision, device), device=device)
+    own.update(seed=model.random_state, label=type(model).__name__)
+    return train(model.network_, loss, num_samples, **{**own, **settings})
 
 
 def _compiled(loss):
@@ -281,8 +294,9 @@ class _Loop:
     """The state of a run between two steps, and its file."""
 
     def __init__(self, model, learning_rate, weight_decay, precision, device, checkpoint, shared):
+        dtype, self.autocast = PRECISIONS[precision]
+        self.model = model.to(device=device, dtype=dtype)
         make_equal(model)
-        self.model, self.autocast = model, PRECISIONS[precision][1]
         self.rank, self.processes = place() if shared else (0, 1)
         self.device = torch.device(device)
         if self.device.type == "cpu":

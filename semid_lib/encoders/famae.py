@@ -20,10 +20,10 @@ from semid_lib.layers import (
     left_padded,
     sampled_cross_entropy,
 )
-from semid_lib.runtime import resolve_device, resolve_precision, send
+from semid_lib.runtime import resolve_device, send
 from semid_lib.settings import check_settings, keep_settings
 from semid_lib.storage import load_tensors, save_tensors
-from semid_lib.training import train
+from semid_lib.training import train_model
 
 FULL_SOFTMAX_UP_TO = 4096
 
@@ -101,16 +101,13 @@ class FAMAE(Probes, BaseEstimator):
         lengths = (here[2] - here[1]).numpy()
         elsewhere = ("device", "normalize", "snapshot_epochs")  # the last stands in the steps
         identity = {k: v for k, v in self.get_params().items() if k not in elsewhere}
-        self.history_ = train(
-            self.network_, lambda rows, known: self._loss(samples, rows, here, known), len(lengths),
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay, samples_per_epoch=self.samples_per_epoch,
+        self.history_ = train_model(
+            self, lambda rows, known: self._loss(samples, rows, here, known), len(lengths),
             lengths=lengths, monitor="both_metrics", patience=self.patience,
             validate=(lambda: self.metrics(split)) if len(split.users) else None,
             snapshot=self.network_.state_dict, snapshot_steps=self._snapshots(len(lengths)),
-            precision=resolve_precision(self.precision, device), device=device,
-            seed=self.random_state, checkpoint=checkpoint, deadline=deadline, progress=progress,
-            label="FAMAE", identity={**identity, "data": split.data.sha256},
+            checkpoint=checkpoint, deadline=deadline, progress=progress,
+            identity={**identity, "data": split.data.sha256},
         )  # fmt: skip
         return self
 

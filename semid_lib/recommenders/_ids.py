@@ -8,8 +8,7 @@ import numpy as np
 
 from semid_lib.errors import CodesError, InputError
 from semid_lib.recommenders.base import PADDING, Recommender
-from semid_lib.runtime import resolve_precision
-from semid_lib.training import History, train
+from semid_lib.training import History, train_model
 
 
 class IdsRecommender(Recommender):
@@ -30,17 +29,10 @@ class IdsRecommender(Recommender):
 
     def _train(self, split, sids, loss, num_samples, **more) -> History:
         """Train the network by this model's settings; `more` are other keywords of `train`."""
-        device = next(self.network_.parameters()).device
         identity = {k: v for k, v in self.get_params().items() if k != "device"}
         identity["data"] = split.data.sha256
         identity["codes"] = hashlib.sha256(sids.tokens.tobytes()).hexdigest()
-        return train(
-            self.network_, loss, num_samples, epochs=self.epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, warmup=self.warmup,
-            clip=self.clip, samples_per_epoch=self.samples_per_epoch,
-            precision=resolve_precision(self.precision, device), device=device,
-            seed=self.random_state, label=type(self).__name__, identity=identity, **more,
-        )  # fmt: skip
+        return train_model(self, loss, num_samples, identity=identity, **more)
 
 
 def first_unseen(items, scores, histories, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,9 @@ from semid_lib.layers import (
     target_ranks,
 )
 from semid_lib.recommenders.base import Recommender
-from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.runtime import resolve_device
 from semid_lib.settings import check_settings
-from semid_lib.training import train
+from semid_lib.training import train_model
 
 LOSSES = ("full", "sampled", "bce", "bpr")
 
@@ -74,10 +74,8 @@ class SequenceRecommender(Recommender):
         per_row = self._per_row(lengths) if len(lengths) else 1.0
         self.history_ = self._train(
             split, partial(self._loss, per_row=per_row), rows, lengths,
-            epochs=self.epochs, batch_size=self.batch_size, patience=self.patience,
-            samples_per_epoch=self.samples_per_epoch, monitor="ndcg@10",
-            validate=(lambda: self._validate(split)) if len(split.users) else None,
-            label=type(self).__name__, **running,
+            patience=self.patience, monitor="ndcg@10",
+            validate=(lambda: self._validate(split)) if len(split.users) else None, **running,
         )  # fmt: skip
         self._see(split)
         return self
@@ -86,12 +84,9 @@ class SequenceRecommender(Recommender):
         """Train on the samples `rows`: those of a batch go to `loss(items, *rows, lengths)`."""
         device = self.network_.table.weight.device
         items, rows = (torch.as_tensor(array, device=device) for array in (split.items, rows))
-        return train(
-            self.network_,
-            lambda batch, known: loss(items, *rows[:, batch], lengths=lengths[known]), len(lengths),
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, lengths=lengths,
-            precision=resolve_precision(self.precision, device), device=device,
-            seed=self.random_state,
+        return train_model(
+            self, lambda batch, known: loss(items, *rows[:, batch], lengths=lengths[known]),
+            len(lengths), lengths=lengths,
             identity={**self.get_params(), "device": 0, "data": split.data.sha256}, **settings,
         )  # fmt: skip
 

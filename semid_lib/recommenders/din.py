@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from semid_lib.errors import CodesError, InputError, UnknownItemError
 from semid_lib.evaluation import uauc, user_auc
 from semid_lib.recommenders.base import Recommender
-from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.runtime import resolve_device
 from semid_lib.settings import check_settings, keep_settings
-from semid_lib.training import train
+from semid_lib.training import train_model
 
 _CHUNK = 4096  # rows rated at once
 
@@ -99,13 +99,11 @@ class DIN(Recommender):
             user_auc(np.zeros(len(asked)), *answers)
         except InputError:  # no user can be asked
             validate = None
-        self.history_ = train(
-            self.network_, loss, len(rows), epochs=self.epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay, monitor="uauc",
-            lengths=(clicks.end - clicks.start)[clicks.rows("train")], schedule=self.schedule,
-            validate=validate, patience=self.patience if validate else None, device=device,
-            precision=resolve_precision(self.precision, device), seed=self.random_state,
-            checkpoint=checkpoint, deadline=deadline, progress=progress, label="DIN",
+        self.history_ = train_model(
+            self, loss, len(rows), monitor="uauc", validate=validate,
+            lengths=(clicks.end - clicks.start)[clicks.rows("train")],
+            patience=self.patience if validate else None,
+            checkpoint=checkpoint, deadline=deadline, progress=progress,
             identity={**self.get_params(), "device": 0, "data": clicks.data.sha256,
                       "rows": _digest(tokens, label, clicks.part, clicks.start)},
         )  # fmt: skip

@@ -91,8 +91,7 @@ class S3Rec(CausalRecommender):
         self.pretraining_ = self._train(
             split, self._pretraining_loss, np.stack([start, end]), end - start,
             epochs=self.pretrain_epochs, batch_size=self.pretrain_batch_size,
-            samples_per_epoch=self.samples_per_epoch, checkpoint=checkpoint,
-            label="S3Rec pre-training", **running,
+            checkpoint=checkpoint, label="S3Rec pre-training", **running,
         )  # fmt: skip
 
     def _draw(self, valid: Tensor, length: Tensor, items: Tensor) -> tuple[Tensor, ...]:
