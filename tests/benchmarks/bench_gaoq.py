@@ -285,9 +285,9 @@ def test_gaoq_scaling(tmp_path):
     CPU time decides at any number of threads: growth is a matter of work, and other programs
     stretch long runs more than short ones.
 
-    The last level takes what is left: 391 branches at 500,000 items, and the matching of a node grows
-    with their cube. SciPy then takes 4.0 of 11.3 seconds, at 100,000 items 0.13 of 1.5: hence the
-    growth above n. A catalogue of that size wants a wider tree, as in ReSID's Table 7.
+    The last level takes what is left: 391 branches at 500,000 items, and the matching of a node
+    grows with their cube. SciPy then takes 4.0 of 11.3 seconds, at 100,000 items 0.13 of 1.5:
+    hence the growth above n. So large a catalogue wants a wider tree, as in ReSID's Table 7.
     """
     seconds, memory = [], []
     GAOQ((4, 4, "auto")).fit(R1(12_000, 128)[:500])
