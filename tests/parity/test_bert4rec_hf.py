@@ -72,6 +72,7 @@ def padded(rows):
 
 
 def test_scores_are_berts(pair):
+    """A history is asked by a mask behind its newest item; at most six items are read."""
     ours, theirs, split = pair
     histories = [[3], [1, 2, 5, 7, 7, 0, 11], [4, 4], [9, 8, 0, 3, 1]]
     with torch.no_grad():
@@ -79,16 +80,21 @@ def test_scores_are_berts(pair):
     np.testing.assert_allclose(ours.score_items(histories), logits[:, -1, :ITEMS], rtol=1e-9)
 
 
-def test_loss_and_gradients_are_berts(pair):
+@pytest.mark.parametrize("ft_ratio", [0.0, 0.2, 1.0])
+def test_loss_and_gradients_are_berts(pair, ft_ratio, monkeypatch):
+    """Of cloze samples, of those that only hide the newest item, and of both."""
     ours, theirs, split = pair
+    monkeypatch.setattr(ours, "ft_ratio", ft_ratio)
     start, end = (torch.as_tensor(a) for a in ours._sequences(split))
     drawn = []
     choose = ours._choose
-    ours._choose = lambda valid: drawn.append(choose(valid)) or drawn[-1]
+    monkeypatch.setattr(ours, "_choose", lambda valid: drawn.append(choose(valid)) or drawn[-1])
     torch.manual_seed(3)
     ours.network_.zero_grad()
     loss = ours._loss(torch.as_tensor(split.items), start, end, per_row=1.0) * len(start)
     loss.backward()
+    newest = drawn[0][:, -1] & (drawn[0].sum(1) == 1)
+    assert newest.all() if ft_ratio == 1 else 0 < newest.sum() < len(newest)
     width = drawn[0].shape[1]
     chosen = torch.nn.functional.pad(drawn[0], (7 - width, 0))
     batch = padded([split.items[a : b + 1].tolist() for a, b in zip(start, end)])
