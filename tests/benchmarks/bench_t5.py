@@ -1,6 +1,7 @@
 """T5: constrained beam search and training against Hugging Face's, with the same weights.
 
 Neither side calls `runtime.keep_memory`, which would work for both (T5Recommender calls it).
+Where torch sees a GPU, both sides run on it, and training has the target of a GPU.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ from functools import cache
 import numpy as np
 import torch
 
-from harness import Job, machine, measure, require
+from harness import DEVICE, Job, machine, measure, require
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.recommenders.beam import beam_search
-from tests.parity.test_t5_hf import pair, translate
+from tests.parity.test_t5_hf import pair as pair_on_cpu
+from tests.parity.test_t5_hf import translate
 
 SIZES = (256, 256, 256, 256)
 SHAPE = dict(dim=128, num_layers=4, num_heads=4, head_dim=32, ffn_dim=512)
 BEAMS, USERS, ITEMS = 50, 64, 20
 AMX = "amx_bf16" in machine()
+TRAINING = 5 if DEVICE == "cuda" else 1.8
+
+
+def pair(**changes):
+    """Hugging Face's T5 and ours, the same weights, on the device."""
+    return [model.to(DEVICE) for model in pair_on_cpu(SIZES, **SHAPE, **changes)]
 
 
 # --- t5_beam50
@@ -51,14 +59,14 @@ def decoders(trained: bool):
 
     300 steps of the peer teach that item i follows item i - 1.
     """
-    theirs, ours = pair(SIZES, **SHAPE)
+    theirs, ours = pair()
     if trained:
         tokens, rng = torch.from_numpy(catalogue().tokens), np.random.default_rng(2)
         optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-3)
         for _ in range(300):
             last = torch.from_numpy(rng.integers(4, len(tokens), (64, 1)))
-            history = tokens[last - torch.arange(4, 0, -1)].flatten(1)
-            loss = theirs(history, labels=tokens[last[:, 0]]).loss
+            history = tokens[last - torch.arange(4, 0, -1)].flatten(1).to(DEVICE)
+            loss = theirs(history, labels=tokens[last[:, 0]].to(DEVICE)).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -70,7 +78,7 @@ def beam_setup(round):
     """Models by turns, and the histories of 64 users: 20 uniform items, 80 tokens."""
     theirs, ours = decoders(trained=bool(round % 2))
     items = np.random.default_rng(10 + round).integers(0, len(catalogue()), (USERS, ITEMS))
-    return theirs, ours, torch.from_numpy(catalogue().tokens[items]).flatten(1)
+    return theirs, ours, torch.from_numpy(catalogue().tokens[items]).flatten(1).to(DEVICE)
 
 
 def generate(model, tokens, size):
@@ -84,8 +92,8 @@ def generate(model, tokens, size):
         )
         for block in tokens.split(size)
     ]  # fmt: skip
-    scores = torch.cat([block.sequences_scores for block in found])
-    sequences = torch.cat([block.sequences[:, 1:] for block in found]).numpy()
+    scores = torch.cat([block.sequences_scores for block in found]).cpu()
+    sequences = torch.cat([block.sequences[:, 1:] for block in found]).cpu().numpy()
     known = catalogue().tokens @ 1026 ** np.arange(4)
     order = np.argsort(known)
     items = order[np.searchsorted(known, sequences @ 1026 ** np.arange(4), sorter=order)]
@@ -112,7 +120,7 @@ def search(model, tokens, size=64):
         beam_search(model, *model.encode(block), trie, BEAMS, normalize="vocabulary")
         for block in tokens.split(size)
     ]
-    leaves, scores = (torch.cat(parts).numpy() for parts in zip(*found))
+    leaves, scores = (torch.cat(parts).cpu().numpy() for parts in zip(*found))
     return trie.leaf_items[trie.leaf_ptr[leaves]], scores
 
 
@@ -127,14 +135,14 @@ def exact_scores(model, tokens, items):
     """Log-probabilities `[B, 50]` of items `[B, 50]` after histories `[B, 80]`, in float64."""
     model = copy.deepcopy(model).double()
     memory, padding = model.encode(tokens)
-    wanted = torch.from_numpy(catalogue().tokens[items])
+    wanted = torch.from_numpy(catalogue().tokens[items]).to(DEVICE)
     scores = []
     for user, targets in enumerate(wanted):
         mask = None if padding is None else padding[user, None]
         states = model.decode(memory[user].expand(BEAMS, -1, -1), mask, targets)
         chosen = model.logits(states).log_softmax(-1).gather(-1, targets[..., None])
         scores.append(chosen.sum((1, 2)))
-    return torch.stack(scores).numpy()
+    return torch.stack(scores).cpu().numpy()
 
 
 def same_items(rounds):
@@ -198,7 +206,7 @@ def test_t5_beam50(benchmark):
 
 
 def test_t5_beam50_bf16(benchmark):
-    half = cache(lambda trained: pair(SIZES, **SHAPE)[1].bfloat16())
+    half = cache(lambda trained: pair()[1].bfloat16())
 
     def setup(round):
         theirs, ours, tokens = beam_setup(round)
@@ -244,7 +252,8 @@ def batches(count, size, first):
         item = np.where(place < target[rows, None], item, len(tokens) - 1)
         history, wanted = tokens[item].reshape(size, -1), tokens[items[target[rows]]]
         longest = int(lengths[rows].max()) * 4
-        result.append((torch.from_numpy(history), longest, torch.from_numpy(wanted)))
+        history, wanted = (torch.from_numpy(rows).to(DEVICE) for rows in (history, wanted))
+        result.append((history, longest, wanted))
     return result
 
 
@@ -253,7 +262,7 @@ def run(model, loss, blocks, precision=None):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-5, fused=True)
     losses = []
     for block in blocks:
-        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+        with torch.autocast(DEVICE, dtype=precision, enabled=precision is not None):
             value = loss(model, *block)
         optimizer.zero_grad()
         value.backward()
@@ -283,7 +292,7 @@ def loss_curves() -> str:
     """
     blocks, curves = batches(16, 64, first=99), {}
     for dtype in (torch.float64, torch.float32):
-        theirs, ours = (model.to(dtype) for model in pair(SIZES, **SHAPE, dropout=0.0))
+        theirs, ours = (model.to(dtype) for model in pair(dropout=0.0))
         curves[dtype] = np.array([run(ours, our_loss, blocks), run(theirs, their_loss, blocks)])
     exact = curves[torch.float64]
     away = float(np.abs(exact[0] - exact[1]).max())
@@ -297,7 +306,7 @@ def loss_curves() -> str:
 
 
 def train_job(name, target, precision):
-    networks = [network.train() for network in pair(SIZES, **SHAPE, dropout=0.1)]
+    networks = [network.train() for network in pair(dropout=0.1)]
     return Job(
         name=name,
         input="Beauty's histories, 6 batches of 256 from short to long, dropout 0.1; "
@@ -312,8 +321,8 @@ def train_job(name, target, precision):
 
 
 def test_t5_train(benchmark):
-    measure(train_job("t5_train", 1.8, None), benchmark)
+    measure(train_job("t5_train", TRAINING, None), benchmark)
 
 
 def test_t5_train_bf16(benchmark):
-    measure(train_job("t5_train_bf16", 1.8, torch.bfloat16), benchmark)
+    measure(train_job("t5_train_bf16", TRAINING, torch.bfloat16), benchmark)

@@ -26,7 +26,10 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 HERE = Path(__file__).resolve().parent
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COLUMNS = (
     "job", "threads", "input", "peer", "quality", "peer s", "our s", "ratio", "target", "met",
 )  # fmt: skip
@@ -108,7 +111,8 @@ def measure(job: Job, benchmark) -> dict:
         [statistics.median(column) for column in zip(*times)] for times in (peer_times, our_times)
     )
     ratios = peer_wall / wall, peer_cpu / cpu
-    ratio, seconds = (ratios[1], cpu) if num_threads() == 1 else (ratios[0], wall)
+    by_cpu = num_threads() == 1 and DEVICE == "cpu"
+    ratio, seconds = (ratios[1], cpu) if by_cpu else (ratios[0], wall)
     target = "none" if job.target is None else f">= {job.target:g}x"
     target += f", stretch {job.stretch:g}x" if job.stretch else ""
     met = ratio >= (job.target or 0) and (job.within is None or seconds <= job.within)
@@ -156,7 +160,7 @@ def render(rows) -> str:
         "",
         "Written by `make bench` (how: `harness.py`); do not edit. Times are medians of at least 5",
         "paired rounds: wall seconds, and CPU seconds of the process in brackets. At one thread",
-        "the CPU time decides whether the target is met, at more threads the wall time.",
+        "the CPU time decides whether the target is met, else, and on a GPU, the wall time.",
     ]
     for place in dict.fromkeys(row["machine"] for row in rows):
         here = [row for row in rows if row["machine"] == place]
@@ -172,7 +176,7 @@ def render(rows) -> str:
 
 
 def machine() -> str:
-    """Processor, cores and the matrix extensions that matter for speed."""
+    """GPU, processor, cores and the matrix extensions that matter for speed."""
     model, flags = platform.processor() or platform.machine(), set()
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
@@ -183,7 +187,8 @@ def machine() -> str:
             flags = set(value.split())
     known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores, {' '.join(known) or 'flags unknown'}"
+    gpu = f"{torch.cuda.get_device_name()}, " if DEVICE == "cuda" else ""
+    return f"{gpu}{model}, {cores} cores, {' '.join(known) or 'flags unknown'}"
 
 
 def versions() -> str:
