@@ -1209,7 +1209,7 @@ As the vectors come, the identity holds about a fifth of the variance and the si
 ## What differs, and why
 
 The paper's figures are made on Amazon-2023 sets with store and three category levels, at width 128, with up to 500 passes; ours on films with genres and years, or on a made-up catalogue, at width 64 or 32 and a few passes. Those sets are too large for this book's data.
-Full-size runs on the 2014 sets of Beauty, Sports and Toys fill the tables marked "recorded". Figure 5 of the paper also shows a text model; here word counts stand in for it, on the catalogue only. Every number here is one training run with one seed.
+Full-size runs on the 2014 sets of Beauty, Sports and Toys fill the tables marked "recorded". Figure 5 of the paper also shows a text model; here word counts stand in for it, on the catalogue only; {ref}`ch-collab` sets text, fields and behaviour side by side on films and on Beauty. Every number here is one training run with one seed.
 
 ## Exercises
 

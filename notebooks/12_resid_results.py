@@ -1104,10 +1104,16 @@ got = {s: r["metrics"]["test"]["recall@10"] for s, r in corners.items()}
 for step, low in lows.items():
     print(f"{step.split(' (')[0]:22} interval above zero: {low > 0}")
 if {"tiger", "e1", "q1", "q2", "resid"} <= got.keys():
-    assert max(got, key=got.get) == "resid"
+    assert got["resid"] > max(
+        got[s] for s in ("tiger", "e1", "q1", "q2")
+    )
     famae = [lows[s] for s in lows if s.startswith("FAMAE, with")]
     gaoq = [lows[s] for s in lows if s.startswith("GAOQ, on")]
     assert min(famae) > 0 > max(gaoq)
+if {"e2", "resid"} <= got.keys():
+    value, low, high = over(little["e2"], little["resid"])
+    print(f"E2 over ReSID: {value:+.1f} % ({low:+.1f} to {high:+.1f})")
+    assert low > 20
 counted = ours("R@10", "markov", "beauty")
 print(f"best of them {max(got.values(), default=np.nan):.4f}, "
       f"the Markov chain {counted:.4f}")  # fmt: skip
@@ -1115,10 +1121,17 @@ assert not max(got.values(), default=0) > counted
 
 # %% [markdown]
 r"""
-ReSID is first, as in the paper, on other data and with a generator that has only
-begun to learn. But the credit is shared otherwise. FAMAE's vectors are ahead of text vectors under
+Two things. Among TIGER, E1, Q1, Q2 and ReSID, the corners of the design and the tree with random numbers,
+ReSID is first, as in the paper, but the credit is shared otherwise. FAMAE's vectors are ahead of text vectors under
 either quantizer, by intervals that exclude zero. Of GAOQ that cannot be said: on FAMAE's vectors RQ-VAE is
 level with it, and the gain over the same tree with random numbers (Q2) has an interval that just reaches zero.
+
+And the row above them all is E2: the item embeddings of SASRec\*, the same GAOQ, the same T5. It is not
+a little ahead, where the paper has it behind ReSID on all three sets. Behaviour that was learnt
+in order is what this T5 finds easiest to write. {ref}`ch-collab` shows the same vectors nearest to
+the communities of buyers, before any code is made. Whether FAMAE's codes catch up
+with a T5 that is trained to the end, these runs cannot say; that ablation deserves the first hours of a GPU.
+
 (The intervals ignore that the same users were asked, so they are wider than paired
 ones would be; and each run is one seed.)
 
@@ -1245,6 +1258,8 @@ down = {"gap-fields", "gap-collisions", "gap-warmup"}
 if {"gap-encoder", *down} <= moved.keys():
     assert all(moved[v][2] < 0 for v in down)
     assert moved["gap-encoder"][1] > 0
+if "gap-history" in moved:
+    assert moved["gap-history"][1] < 0 < moved["gap-history"][2]
 if base:
     tests = base["metrics"]
     seen = (
@@ -1272,7 +1287,8 @@ would move each number, too, and these are single seeds.) TF-IDF, which matches 
 with brands and categories better than a small sentence encoder; without brand and
 categories a good part of the hits is gone; and so it is where colliding items share an ID, because
 a tie then costs places. A beam that may leave the catalogue changes nothing within the first ten:
-tuples that no item has are rare among the most probable fifty, and lower down. (The encoder's worth
+tuples that no item has are rare among the most probable fifty, and lower down. Nor does a longer
+history show: few users of Beauty have more than twenty items. (The encoder's worth
 is a warning for the table above, too: TIGER with TF-IDF comes closer to ReSID than TIGER with the
 encoder that E1 reads.)
 
@@ -1517,7 +1533,16 @@ curl -O $base/meta_categories/meta_Musical_Instruments.jsonl.gz
 ```
 
 We could not try the addresses here, and the files are not pinned by a checksum. Their
-*form* is documented and the loader is tested on it. Then:
+*form* is documented and the loader is tested on it; it never holds the text of a review, so a
+file may be larger than the memory. Either turn them into a folder that every command takes for a dataset,
+
+```
+semid data import Musical_Instruments.jsonl.gz instruments-2023 \
+  --metadata meta_Musical_Instruments.jsonl.gz --complete
+semid run 'sasrec*' instruments-2023 --profile paper
+```
+
+or do the same in Python:
 
 ```python
 from semid_lib.data import drop_incomplete_items, read_amazon
