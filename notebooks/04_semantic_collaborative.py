@@ -1215,7 +1215,10 @@ encoders = {
     ("resid", "default"): "FAMAE",
 }
 full = load_records(
-    profile="paper", system=["e1", "e2", "e3", "resid"], dataset=sets
+    profile="paper",
+    system=["e1", "e2", "e3", "resid"],
+    dataset=sets,
+    smaller=True,
 )
 reached = {}
 for record in full:

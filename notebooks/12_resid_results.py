@@ -80,6 +80,7 @@ from semid_lib.plotting import (
 from semid_lib.recommenders.t5_network import T5
 from semid_lib.results import (
     code_records,
+    is_smaller,
     load_records,
     paper_table,
     printed_cells,
@@ -101,10 +102,10 @@ METRICS = {
     "N@5": "ndcg@5", "N@10": "ndcg@10",
 }  # fmt: skip
 runs, lean = {}, {}  # at full size; with a smaller, stated budget
-for r in load_records(profile="paper"):
+for r in load_records(profile="paper", smaller=True):
     key = r["system"], r["variant"], r["dataset"]
-    cut = any(c.startswith("settings: ") for c in r["cut"])
-    (lean if cut else runs).setdefault(key, []).append(r)
+    kept = lean if is_smaller(r) else runs
+    kept.setdefault(key, []).append(r)
 
 
 def found(system, place, variant="default"):
@@ -1016,6 +1017,8 @@ coded = {"resid": "GAOQ", "e1": "GAOQ", "e2": "GAOQ", "e3": "GAOQ",
          "r3vae": "R³-VAE"}  # fmt: skip
 LEAN = {s: (s, "default", "beauty") for s in LITTLE}
 LEAN["tiger"] = ("tiger", "gap", "beauty")  # the same recipe
+
+# %% tags=["hide-input"]
 rows, little = [], {}
 for s, key in LEAN.items():
     record = lean.get(key, [None])[0]
@@ -1073,6 +1076,8 @@ STEPS = {
     "alignment (ReSID over Q2)": ("resid", "q2", None),
     "FAMAE for SASRec* (ReSID over E2)": ("resid", "e2", None),
 }  # fmt: skip
+
+# %% tags=["hide-input"]
 rows, lows = [], {}
 for step, (new, old, printed) in STEPS.items():
     pair = corners.get(new), corners.get(old)
@@ -1231,7 +1236,9 @@ for v, record in gap.items():
     rows.append({
         "variant": v,
         "validation R@10": m["validation"]["recall@10"],
-        "over the base": f"{m['test']['recall@10'] / base['test']['recall@10']:.2f}",
+        "over the base": as_text(
+            m["test"]["recall@10"] / base["test"]["recall@10"], 2
+        ),
         "items an ID": f"{codes['collision_rate']:.3f}",
         "last epoch": len(record["curve"]["recommender"]),
     })  # fmt: skip
@@ -1249,9 +1256,8 @@ moved = {
 }
 for v, (value, low, high) in moved.items():
     word = "up" if low > 0 else "down" if high < 0 else "open"
-    print(
-        f"{CHANGED[v]}: {value:+.1f} % ({low:+.1f} to {high:+.1f}) {word}"
-    )
+    print(f"{CHANGED[v]}: {value:+.1f} % "
+          f"({low:+.1f} to {high:+.1f}) {word}")  # fmt: skip
 if "gap-beams" in gap:
     assert abs(moved["gap-beams"][0]) < 1
 down = {"gap-fields", "gap-collisions", "gap-warmup"}
@@ -1269,7 +1275,7 @@ if base:
         tests["validation"]["recall@10"] / tests["test"]["recall@10"]
     )
     print(f"base: leaving out seen items x{seen:.2f}, "
-          f"reporting validation instead of test x{ahead_of:.2f}")  # fmt: skip
+          f"validation instead of test x{ahead_of:.2f}")  # fmt: skip
     most = max((v for v, *_ in moved.values()), default=0)
     assert seen > 1.05 and ahead_of > 1.2
     assert 100 * (seen * ahead_of - 1) > most

@@ -88,7 +88,7 @@ from semid_lib.recommenders.beam import beam_search
 from semid_lib.recommenders.holistic import table_rows
 from semid_lib.recommenders.t5_network import T5
 from semid_lib.results import (
-    SMALLER,
+    is_smaller,
     load_records,
     paper_table,
     records_folder,
@@ -1126,7 +1126,9 @@ folders = [records_folder(), records_folder() / "codes"]
 kept = [
     r
     for folder in folders
-    for r in load_records(folder, dataset="beauty", profile="paper")
+    for r in load_records(
+        folder, smaller=True, dataset="beauty", profile="paper"
+    )
     if r["variant"] == "default"
 ]
 
@@ -1139,9 +1141,7 @@ for (name, stage), (system, role) in sought.items():
         for r in kept
         if r["system"] in same
         and role in r["cost"]["stages"]
-        and not any(
-            c.startswith(SMALLER) and role in c for c in r["cut"]
-        )
+        and (role == "encoder" or not is_smaller(r))
     ]
     row = {"system": name, "stage": stage}
     if costs:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from semid_lib.errors import InputError, RecordError, SemidError
 from semid_lib.pipeline import BusyError, locked, run, runs_folder
-from semid_lib.results import CODES, SMALLER, load_record, records_folder, run_name, write_record
+from semid_lib.results import CODES, is_smaller, load_record, records_folder, run_name, write_record
 from semid_lib.storage import write_atomic
 from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
 
@@ -147,9 +147,7 @@ def state(entry: Entry) -> str:
         return "done"
     if entry.record_path.exists():
         try:
-            cut = " ".join(load_record(entry.record_path)["cut"])
-            own = entry.profile == "quick" or entry.overrides or SMALLER not in cut
-            return "done" if own else "cut"
+            return "cut" if is_smaller(load_record(entry.record_path)) else "done"
         except RecordError:
             return "corrupt"
     if entry.lock_path.exists():

@@ -138,10 +138,11 @@ def load_record(path: str | Path) -> dict:
     return record
 
 
-def load_records(folder: str | Path | None = None, **wanted) -> list[dict]:
+def load_records(folder: str | Path | None = None, *, smaller=False, **wanted) -> list[dict]:
     """Read all records, sorted by name, of a folder (default: `records_folder()`).
 
     Args:
+        smaller: also whole runs of the paper profile with a smaller budget (`is_smaller`).
         wanted: keep those whose key equals the value, or one of them if it is a list:
             `load_records(profile="paper", dataset=["beauty", "toys"])`.
 
@@ -152,7 +153,13 @@ def load_records(folder: str | Path | None = None, **wanted) -> list[dict]:
     for key, value in wanted.items():
         allowed = value if isinstance(value, list | tuple) else [value]
         records = [r for r in records if r[key] in allowed]
-    return records
+    return [r for r in records if smaller or not is_smaller(r)]
+
+
+def is_smaller(record: Mapping) -> bool:
+    """Whether a whole run of the paper profile had a smaller budget than its preset: it says so."""
+    whole = record["profile"] == "paper" and "until" not in record
+    return whole and any(text.startswith(SMALLER) for text in record["cut"])
 
 
 def code_records(
@@ -178,7 +185,7 @@ def code_records(
     wanted = {"system": system, "dataset": dataset}
     wanted = {key: value for key, value in wanted.items() if value is not None}
     runs = [
-        r for r in load_records(folder, **wanted)
+        r for r in load_records(folder, smaller=True, **wanted)
         if "terms" in r["diagnostics"].get("quantizer", {})
     ]  # fmt: skip
     whole = {record_name(r) for r in runs}
@@ -574,7 +581,7 @@ def ratios(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
     """Divide our Recall@10 and NDCG@10 by the printed ones, for each system and dataset.
 
     Args:
-        records: run records; default all recorded ones of the paper profile.
+        records: run records; default all recorded ones of the paper profile, smaller ones too.
 
     Returns:
         One row for each paper, system and dataset that both have: `paper`, `system` (as printed),
@@ -584,7 +591,7 @@ def ratios(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
     """
     from semid_lib.systems import system_printed_as
 
-    records = load_records(profile="paper") if records is None else records
+    records = load_records(profile="paper", smaller=True) if records is None else records
     wanted, keys = ["recall@10", "ndcg@10"], ["paper_id", "model", "dataset", "seeds", "smaller"]
     tables = [(i["paper"], i["number"]) for i in _items() if i["kind"] == "table"]
     printed = pd.concat([printed_cells(p, n).assign(paper_id=p) for p, n in tables])

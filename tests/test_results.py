@@ -437,6 +437,19 @@ def test_what_is_live_is_read_from_the_executed_chapters(tmp_path, monkeypatch):
     assert states() == (24, "live", "not yet")
 
 
+def test_runs_with_a_smaller_budget_are_read_only_if_asked_for(tmp_path):
+    less = ["settings: recommender epochs 2 (paper 500)"]
+    for record in (
+        make_record(), make_record(seed=1, cut=less), make_record(cut=less, profile="quick"),
+        make_record(seed=2, cut=["data: other"]),
+    ):  # fmt: skip
+        results.write_record(record, tmp_path)
+    found = results.load_records(tmp_path)
+    assert {(r["profile"], r["seed"]) for r in found} == {("paper", 0), ("paper", 2), ("quick", 0)}
+    every = results.load_records(tmp_path, smaller=True)
+    assert len(every) == 4 and sum(map(results.is_smaller, every)) == 1
+
+
 def test_ratios_are_ours_over_printed():
     assert results.ratios([]).empty
     records = [make_record(), {**make_record(), "seed": 1}]

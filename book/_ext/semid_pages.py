@@ -83,7 +83,9 @@ def shortfalls(records=None, below: float = 0.95) -> pd.DataFrame:
         over the printed ones) of every variant recorded for that system and dataset, best NDCG@10
         on validation first.
     """
-    records = results.load_records(profile="paper") if records is None else list(records)
+    if records is None:
+        records = results.load_records(profile="paper", smaller=True)
+    records = list(records)
     papers = Path(results.__file__).parent / "papers"
     text = tomllib.loads((papers / "tried.toml").read_text(encoding="utf-8"))["tried"]
     tried = {(t["paper"], t["system"], t["dataset"]): t["text"] for t in text}
@@ -126,7 +128,7 @@ def shortfall_lines() -> list[str]:
 def record_lines() -> list[str]:
     """Every recorded run of the paper profile: what it reached on test, and on what."""
     lines = ["(recorded-runs)=", "## Recorded runs", ""]
-    records = results.load_records(profile="paper")
+    records = results.load_records(profile="paper", smaller=True)
     if not records:
         return [*lines, "None yet.", ""]
     lines += [
@@ -139,7 +141,7 @@ def record_lines() -> list[str]:
     lines += ["| --- | --- | --- | --- |" + " ---: |" * 5 + " --- |"]
     groups: dict = {}
     for r in records:
-        budget = "smaller" if any(c.startswith(results.SMALLER) for c in r["cut"]) else "full"
+        budget = "smaller" if results.is_smaller(r) else "full"
         key = r["dataset"], title(r["system"]), r["variant"], budget
         groups.setdefault(key, []).append(r)
     for key, runs in sorted(groups.items()):
