@@ -1188,6 +1188,9 @@ assert floor > said
 
 # %% [markdown]
 r"""
+(The issues are [6](https://github.com/XiaoLongtaoo/TIGER/issues/6) of XiaoLongtaoo/TIGER and
+[28](https://github.com/EdoardoBotta/RQ-VAE-Recommender/issues/28) of EdoardoBotta/RQ-VAE-Recommender.)
+
 Two things before any experiment. The range of the public numbers is wider than
 every margin of Table 4. And the printed value, which nobody in the list reaches, is
 below what a count of adjacent pairs has on the same split.

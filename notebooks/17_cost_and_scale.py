@@ -756,7 +756,8 @@ the last level of half a million items has hundreds of children a node.
 
 What comes before the items' vectors is a file. Amazon's raw reviews are larger
 than the memory of most machines; `semid data import` reads them twice
-and keeps two hashes a review, never its text:
+and keeps two hashes a review, never its text. (DuckDB reads such lines faster; it would be one
+more package, and still need code for the older files and for the line number of an error.)
 """
 
 # %% tags=["hide-input", "nbval-ignore-output"]
