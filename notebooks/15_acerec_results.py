@@ -537,7 +537,8 @@ differ; what was cut stands below. Two rows need a word. SASRec is copied by
 the paper from earlier work that trained it to tell the next item from one
 random other, ours is trained with a softmax over all items. SASRec\* is the
 same with the items' brand and categories; the paper does not have it, but
-its semantic-ID rows read such fields, too, as text. The last rows are the
+its semantic-ID rows read such fields, too, as text. (GRU4Rec is in no table of the paper
+either; it is the oldest of the learnt yardsticks.) The last rows are the
 floors: they have nothing to train.
 """
 
