@@ -131,14 +131,15 @@ def record_lines() -> list[str]:
     records = results.load_records(profile="paper", smaller=True)
     if not records:
         return [*lines, "None yet.", ""]
+    devices = pd.Series([r["device"].split(", ")[0] for r in records]).value_counts()
+    where = ", ".join(f"{count} on {device}" for device, count in devices.items())
     lines += [
         "On the test part, averaged over seeds. *Epochs* are the recommender's, and in brackets"
     ]
     lines += ["the one that was kept. A smaller budget, and all else that a run cut, stands in its"]
-    lines += ["file in `book/results`.", ""]
+    lines += [f"file in `book/results`. Runs: {where}.", ""]
     head = ("dataset", "system", "variant", "budget", "seeds", "R@10", "N@10", "epochs", "hours")
-    lines += ["| " + " | ".join([*head, "device"]) + " |"]
-    lines += ["| --- | --- | --- | --- |" + " ---: |" * 5 + " --- |"]
+    lines += ["| " + " | ".join(head) + " |", "| --- | --- | --- | --- |" + " ---: |" * 5]
     groups: dict = {}
     for r in records:
         budget = "smaller" if results.is_smaller(r) else "full"
@@ -151,8 +152,7 @@ def record_lines() -> list[str]:
         cells += [results.format_number(metrics[m]) for m in ("recall@10", "ndcg@10")]
         cells += [", ".join(f"{s['epochs']} ({s['best_epoch']})" for s in stages if "epochs" in s)]
         cells += [f"{sum(r['cost']['seconds'] for r in runs) / len(runs) / 3600:.2f}"]
-        cells += [", ".join(dict.fromkeys(r["device"] for r in runs))]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace(" ", NO_BREAK) for cell in cells) + " |")
     return [*lines, ""]
 
 
