@@ -1064,7 +1064,6 @@ def over(new, old, metric="recall@10"):
     ]
 
 
-corners = little
 STEPS = {
     "GAOQ, on text (E1 over TIGER)": ("e1", "tiger", "GAOQ, on text"),
     "GAOQ, on FAMAE (ReSID over Q1)": ("resid", "q1", "GAOQ, on FAMAE"),
@@ -1082,7 +1081,7 @@ STEPS = {
 # %% tags=["hide-input"]
 rows, lows = [], {}
 for step, (new, old, printed) in STEPS.items():
-    pair = corners.get(new), corners.get(old)
+    pair = little.get(new), little.get(old)
     row = {"step": step, "printed, mean of three sets": "none",
            "ours": "not run"}  # fmt: skip
     if printed:
@@ -1107,7 +1106,7 @@ table(
 )
 
 # %%
-got = {s: r["metrics"]["test"]["recall@10"] for s, r in corners.items()}
+got = {s: r["metrics"]["test"]["recall@10"] for s, r in little.items()}
 for step, low in lows.items():
     print(f"{step.split(' (')[0]:22} interval above zero: {low > 0}")
 if {"tiger", "e1", "q1", "q2", "resid"} <= got.keys():
@@ -1125,6 +1124,7 @@ counted = ours("R@10", "markov", "beauty")
 print(f"best of them {max(got.values(), default=np.nan):.4f}, "
       f"the Markov chain {counted:.4f}")  # fmt: skip
 assert not max(got.values(), default=0) > counted
+assert sum(value > 0.6 * counted for value in got.values()) <= 1
 
 # %% [markdown]
 r"""
@@ -1140,9 +1140,9 @@ the communities of buyers, before any code is made. Whether FAMAE's codes catch 
 with a T5 that is trained to the end, these runs cannot say; that ablation deserves the first hours of a GPU.
 
 (The intervals ignore that the same users were asked, so they are wider than paired
-ones would be; and each run is one seed.)
+ones would be; and each run is one seed. RQ-VAE was trained in bfloat16 for TIGER, in float32 for Q1.)
 
-Mind the last line, too. All of these T5s are far below a table of counts. So this is
+Mind the last line, too. All of these T5s are below a table of counts, all but one far below. So this is
 evidence on which IDs are *learnt fastest*, not on which are best when learnt.
 
 (tiger-gap)=
