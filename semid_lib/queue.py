@@ -106,7 +106,8 @@ def _row(systems, datasets, variants="default", seeds=(0,), profile="paper", min
 def code_entries() -> list[Entry]:
     """Those of `entries` that make codes of their own, as runs that end with them.
 
-    Learnt tokenizers of the paper profile have a smaller budget there.
+    Learnt tokenizers of the paper profile have a smaller budget there, but for those that the
+    file lists as `whole_codes`: they come first.
     """
 
     def own(entry):
@@ -121,7 +122,8 @@ def code_entries() -> list[Entry]:
             cut = {"quantizer": {"steps": steps, "batch_size": 512}}
         return replace(entry, codes=True, minutes=min(entry.minutes, 5), overrides=cut)
 
-    return [short(entry) for entry in entries() if own(entry)]
+    whole = [replace(e, codes=True) for row in _FILE["whole_codes"] for e in _row(**row)]
+    return whole + [short(entry) for entry in entries() if own(entry)]
 
 
 def select(only: str | None = None, codes: bool = False) -> list[Entry]:
