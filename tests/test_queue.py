@@ -72,6 +72,7 @@ def test_every_experiment_of_the_r3vae_chapters_is_there():
         assert varied == {
             (system, variant)
             for system in TOKENIZERS for variant in ("default", *SYSTEMS[system].variants)
+            if entries[0].codes or variant != "whole"
         }  # fmt: skip
 
 
@@ -100,7 +101,8 @@ def test_learnt_tokenizers_have_one_budget_in_runs_that_end_with_their_codes():
             and entry.profile == "paper"
         )
         steps = 500 if entry.variant.startswith(("t0.", "t1-")) else 2000
-        budget = {"quantizer": {"steps": steps, "batch_size": 512}} if learnt else {}
+        smaller = learnt and entry.variant != "whole"
+        budget = {"quantizer": {"steps": steps, "batch_size": 512}} if smaller else {}
         assert entry.overrides == budget, entry.name
     assert not any(entry.overrides for entry in queue.entries())
 
@@ -229,6 +231,7 @@ def fill(place, monkeypatch, *wanted):
     entries = [{"dataset": "party", "profile": "quick", **w} for w in wanted]
     (place / "entries.json").write_text(json.dumps(entries))
     monkeypatch.setattr(queue, "entries", lambda: [Entry(**e) for e in entries])
+    monkeypatch.setitem(queue._FILE, "whole_codes", [])
     return queue.entries()
 
 
