@@ -198,8 +198,8 @@ def kmeans(X, k: int, max_iter: int, rng, spherical: bool = False):
     first = kmeans_plusplus(few.astype(np.float64), k, random_state=seed)[1]
     centres = Z[first]
     if few is not Z:
-        centres = _means(Z, _steps(few, few[first], max_iter)[1], centres)
-    centres, labels, steps = _steps(Z, centres, max_iter, spherical)
+        centres = _means(Z, lloyd_steps(few, few[first], max_iter)[1], centres)
+    centres, labels, steps = lloyd_steps(Z, centres, max_iter, spherical)
     if spherical:
         centres = _means(X, labels, centres * np.linalg.norm(X, axis=1).mean())
     return centres + mean, labels, steps
@@ -211,7 +211,7 @@ def _directions(Z, rng):
     return np.linalg.qr(Z.T @ (Z @ drawn))[0]
 
 
-def _steps(Z, centres, most, spherical=False):
+def lloyd_steps(Z, centres, most, spherical=False):
     """Lloyd's steps until one gains less than `TOLERANCE`: centres, labels of them, steps."""
     threads, enough = num_threads(), TOLERANCE * float(np.vdot(Z, Z))
     if spherical:

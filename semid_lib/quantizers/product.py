@@ -6,7 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import InputError, MissingPackageError
-from semid_lib.quantizers.balanced_kmeans import check_clusters
+from semid_lib.quantizers.balanced_kmeans import check_clusters, nearest
 from semid_lib.quantizers.base import (
     Quantizer,
     check_codes,
@@ -14,7 +14,8 @@ from semid_lib.quantizers.base import (
     check_vectors,
     check_whole,
 )
-from semid_lib.settings import keep_settings
+from semid_lib.quantizers.kmeans import kmeans, lloyd_steps
+from semid_lib.settings import check_settings, keep_settings
 
 LAST_STEPS = 25  # Lloyd steps of the codebooks, faiss's own default
 
@@ -23,8 +24,9 @@ class PQ(Quantizer):
     """Cut a vector into m equal blocks and code each by its nearest of K centres.
 
     x - mean = (x_1, ..., x_m), c_b = argmin_k ||x_b - mu^b_k||^2: unlike a residual quantizer's,
-    the codes have no order and can be found (and generated) in parallel. The k-means and the
-    codes are faiss's (`ProductQuantizer`); packed codes are read back by its `unpack_bitstrings`.
+    the codes have no order and can be found (and generated) in parallel. In float32 the k-means
+    and the codes are faiss's (`ProductQuantizer`); packed codes are read back by its
+    `unpack_bitstrings`. In float64 they are this library's k-means, without faiss.
     Source: Jégou et al. 2011.
 
     Args:
@@ -34,10 +36,13 @@ class PQ(Quantizer):
             said. Above 256 K rows, it learns from a sample of that many.
         max_iter: Lloyd steps.
         random_state: integer seed.
+        precision: "float32" (faiss), or "float64": slower, and the same codes on processors whose
+            float32 sums differ in the last digit, which moves a few codes.
 
     Attributes:
         codes_: `[N, m]` int64 in 0..K-1. level_sizes_: (K,) * m.
-        codebooks_: list of m float32 arrays `[K, D/m]`, centres of the (rotated) vectors' blocks.
+        codebooks_: list of m arrays `[K, D/m]` in `precision`, centres of the (rotated) vectors'
+            blocks.
         codewords_: the same in the space of X, `[K, D]` each: their sum is the reconstruction.
         inertia_: sum of squared distances of the rows to their reconstructions.
         errors_: mean squared distance after each round of learning (one round for PQ).
@@ -46,35 +51,46 @@ class PQ(Quantizer):
     Raises (in fit):
         InputError: D is no multiple of m, fewer rows than codes, non-finite or all-equal rows,
             a bad setting.
-        MissingPackageError: faiss is not installed.
+        MissingPackageError: float32, and faiss is not installed.
 
-    Cost: O(N K D) a step, in float32 and in one thread (so that a seed decides the codes).
+    Cost: O(N K D) a step, in one thread (so that a seed decides the codes).
     """
 
-    def __init__(self, num_blocks=4, num_codes=256, max_iter=LAST_STEPS, random_state=0):
+    def __init__(
+        self, num_blocks=4, num_codes=256, max_iter=LAST_STEPS, random_state=0,
+        precision="float32",
+    ):  # fmt: skip
         keep_settings(locals())
 
     def fit(self, X, y=None):
         """Learn the codebooks from X, `[N, D]`; `y` is ignored."""
-        faiss = _faiss()
+        check_settings(self, precision=("float32", "float64"))
         seed = check_seed(self.random_state)
         X = check_vectors(self, X, reset=True)
         m, k = self._check_settings(*X.shape)
+        books = self._books(m, k, X.shape[1], seed)
         self.mean_ = X.mean(axis=0, dtype=np.float64)
-        Z, scale = _unit_scale(X - self.mean_)
-        pq = faiss.ProductQuantizer(X.shape[1], m, int(k).bit_length() - 1)
-        pq.cp.seed = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
-        pq.cp.min_points_per_centroid = 1  # faiss would print a warning below 39
+        self._scale = float(np.abs(X - self.mean_).max()) or 1.0
+        Z = self._centred(X)
         with threadpool_limits(1):
-            rotation, errors = self._learn(pq, Z)
-            rotated = Z @ rotation
-            self.codes_, near = _encode(pq, rotated)
-        self.level_sizes_, self.rotation_ = (k,) * m, rotation
-        centres = faiss.vector_to_array(pq.centroids).reshape(m, k, -1).astype(np.float64)
-        self._centres = centres * scale
-        self.errors_ = [error * scale**2 for error in [*errors, _error(rotated, near)]]
+            self.rotation_, errors = self._learn(books, Z)
+            rotated = Z @ self.rotation_
+            self.codes_, near = books.encode(rotated)
+        self.level_sizes_ = (k,) * m
+        self._centres = books.centres() * self._scale
+        errors = [*errors, _error(rotated, near)]
+        self.errors_ = [error * self._scale**2 for error in errors]
         self.inertia_ = self.errors_[-1] * len(X)
         return self
+
+    def _books(self, m, k, width, seed):
+        """Codebooks of the kind that `precision` asks for, not yet learnt."""
+        kind = _FaissBooks if self.precision == "float32" else _Books
+        return kind(m, k, width, seed)
+
+    def _centred(self, X) -> np.ndarray:
+        """X less its mean, in `precision`, with largest fitted entry 1 whatever the unit."""
+        return np.ascontiguousarray((X - self.mean_) / self._scale, dtype=self.precision)
 
     def _check_settings(self, n, width) -> tuple[int, int]:
         """Return m and K, or raise InputError."""
@@ -93,23 +109,20 @@ class PQ(Quantizer):
         check_clusters(k, n)
         return m, k
 
-    def _learn(self, pq, Z) -> tuple[np.ndarray, list[float]]:
+    def _learn(self, books, Z) -> tuple[np.ndarray, list[float]]:
         """Train the codebooks; return the rotation `[D, D]` and the errors of earlier rounds."""
-        _train(pq, Z, self.max_iter)
-        return np.eye(Z.shape[1], dtype=np.float32), []
+        books.train(Z, self.max_iter)
+        return np.eye(Z.shape[1], dtype=Z.dtype), []
 
     def transform(self, X) -> np.ndarray:
         """Nearest centre of each block, `[N, m]` int64."""
         self._check_fitted()
         X = check_vectors(self, X, reset=False)
-        faiss = _faiss()
         m, k, block = self._centres.shape
-        scale = np.abs(self._centres).max() or 1.0
-        pq = faiss.ProductQuantizer(m * block, m, k.bit_length() - 1)
-        faiss.copy_array_to_vector((self._centres / scale).astype(np.float32).ravel(), pq.centroids)
+        books = self._books(m, k, m * block, 0)
+        books.take(self._centres / self._scale)
         with threadpool_limits(1):
-            rotated = ((X - self.mean_) / scale).astype(np.float32) @ self.rotation_
-            return _encode(pq, rotated)[0]
+            return books.encode(self._centred(X) @ self.rotation_)[0]
 
     def inverse_transform(self, codes) -> np.ndarray:
         """The reconstruction `[N, D]` of codes; blocks beyond those given stay at the mean."""
@@ -132,7 +145,7 @@ class PQ(Quantizer):
         """m arrays `[K, D/m]`: blocks of rotated vectors."""
         self._check_fitted()
         origin = (self.mean_ @ self.rotation_).reshape(len(self._centres), 1, -1)
-        return list((self._centres + origin).astype(np.float32))
+        return list((self._centres + origin).astype(self.precision))
 
     @property
     def codewords_(self) -> list[np.ndarray]:
@@ -144,12 +157,14 @@ class PQ(Quantizer):
     def _state(self):
         return {
             "centres": self._centres, "mean": self.mean_, "rotation": self.rotation_,
-            "errors": np.array(self.errors_),
+            "errors": np.array(self.errors_), "scale": np.array(self._scale),
         }  # fmt: skip
 
     def _restore(self, arrays):
         self._centres, self.mean_ = arrays["centres"], arrays["mean"]
         self.rotation_, self.errors_ = arrays["rotation"], arrays["errors"].tolist()
+        older = np.abs(self._centres).max() or 1.0  # files of before kept no scale
+        self._scale = float(arrays.get("scale", older))
         self.inertia_ = self.errors_[-1] * len(self.codes_)
 
 
@@ -163,7 +178,7 @@ class OPQ(PQ):
     Source: Ge et al. 2013, the non-parametric solution; `OPQ{m},PQ{m}x8` of faiss, RPG, ACERec.
 
     Args:
-        num_blocks, num_codes, random_state: as in `PQ`.
+        num_blocks, num_codes, random_state, precision: as in `PQ`.
         num_rounds: most turns; fewer when neither codes nor R change any more. faiss: 50.
         steps: Lloyd steps a turn.
         max_iter: Lloyd steps after the last turn, with R as it is.
@@ -171,7 +186,7 @@ class OPQ(PQ):
             are alike (the parametric solution); "random": a random rotation, as in faiss.
 
     Attributes:
-        rotation_: `[D, D]` float32, R^T R = I; rows are multiplied by it from the right.
+        rotation_: `[D, D]` in `precision`, R^T R = I; rows are multiplied by it from the right.
         Others as in `PQ`; `errors_` has the error of each turn, then the last one.
 
     Deviates: vectors are centred first (as faiss's IVF1 residuals are in RPG).
@@ -181,9 +196,9 @@ class OPQ(PQ):
 
     def __init__(
         self, num_blocks=4, num_codes=256, num_rounds=50, steps=4, max_iter=LAST_STEPS, init="pca",
-        random_state=0,
+        random_state=0, precision="float32",
     ):  # fmt: skip
-        super().__init__(num_blocks, num_codes, max_iter, random_state)
+        super().__init__(num_blocks, num_codes, max_iter, random_state, precision)
         self.num_rounds, self.steps, self.init = num_rounds, steps, init
 
     def _check_settings(self, n, width):
@@ -193,24 +208,24 @@ class OPQ(PQ):
             raise InputError(f"init is {self.init!r}, but must be 'pca' or 'random'")
         return super()._check_settings(n, width)
 
-    def _learn(self, pq, Z):
+    def _learn(self, books, Z):
         if self.init == "pca":
-            rotation = balanced_axes(Z, pq.M)
+            rotation = balanced_axes(Z, int(self.num_blocks))
         else:
             noise = np.random.default_rng(self.random_state).normal(size=(Z.shape[1],) * 2)
             rotation = np.linalg.qr(noise)[0]
         errors, codes = [], None
         for turn in range(self.num_rounds):
-            rotation = rotation.astype(np.float32)
+            rotation = rotation.astype(Z.dtype)
             rotated = Z @ rotation
-            _train(pq, rotated, self.steps if turn else LAST_STEPS, hot=turn > 0)
-            before, last, (codes, near) = rotation, codes, _encode(pq, rotated)
+            books.train(rotated, self.steps if turn else LAST_STEPS, hot=turn > 0)
+            before, last, (codes, near) = rotation, codes, books.encode(rotated)
             errors.append(_error(rotated, near))
             rotation = procrustes(Z, near)
             if turn and (codes == last).all() and np.abs(rotation - before).max() < 1e-4:
                 break
-        rotation = rotation.astype(np.float32)
-        _train(pq, Z @ rotation, self.max_iter, hot=True)
+        rotation = rotation.astype(Z.dtype)
+        books.train(Z @ rotation, self.max_iter, hot=True)
         return rotation, errors
 
 
@@ -237,23 +252,65 @@ def balanced_axes(Z, m) -> np.ndarray:
     return axes[:, np.concatenate(blocks)]
 
 
-def _unit_scale(Z) -> tuple[np.ndarray, float]:
-    """Z as float32 with largest entry 1, whatever its size, and the factor back."""
-    scale = float(np.abs(Z).max()) or 1.0
-    return np.ascontiguousarray(Z / scale, dtype=np.float32), scale
+class _FaissBooks:
+    """m codebooks `[K, D/m]` in float32: learnt, and rows coded, by faiss."""
+
+    def __init__(self, m, k, width, seed):
+        self.pq = _faiss().ProductQuantizer(width, m, int(k).bit_length() - 1)
+        self.pq.cp.seed = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
+        self.pq.cp.min_points_per_centroid = 1  # faiss would print a warning below 39
+
+    def train(self, Y, steps, hot=False) -> None:
+        """Make so many Lloyd steps, from the present centres if `hot`."""
+        kind = _faiss().ProductQuantizer
+        self.pq.train_type = kind.Train_hot_start if hot else kind.Train_default
+        self.pq.cp.niter = steps
+        self.pq.train(Y)
+
+    def encode(self, Y) -> tuple[np.ndarray, np.ndarray]:
+        """Codes `[N, m]` int64 of rotated rows, and what they stand for `[N, D]`."""
+        packed = self.pq.compute_codes(Y)
+        codes = _faiss().unpack_bitstrings(packed, self.pq.M, self.pq.nbits)
+        return codes.astype(np.int64), self.pq.decode(packed)
+
+    def centres(self) -> np.ndarray:
+        """The codebooks, `[m, K, D/m]` float64."""
+        flat = _faiss().vector_to_array(self.pq.centroids)
+        return flat.reshape(self.pq.M, self.pq.ksub, -1).astype(np.float64)
+
+    def take(self, centres) -> None:
+        """Use these codebooks."""
+        flat = centres.astype(np.float32).ravel()
+        _faiss().copy_array_to_vector(flat, self.pq.centroids)
 
 
-def _train(pq, Y, steps, hot=False) -> None:
-    kind = _faiss().ProductQuantizer
-    pq.cp.niter, pq.train_type = steps, kind.Train_hot_start if hot else kind.Train_default
-    pq.train(Y)
+class _Books:
+    """The same in float64, by the library's k-means."""
 
+    def __init__(self, m, k, width, seed):
+        self.words = np.zeros((m, k, width // m))
+        self.rng = np.random.default_rng(seed)
 
-def _encode(pq, Y) -> tuple[np.ndarray, np.ndarray]:
-    """Codes `[N, m]` int64 of rotated rows, and what they stand for `[N, D]`."""
-    packed = pq.compute_codes(Y)
-    codes = _faiss().unpack_bitstrings(packed, pq.M, pq.nbits)
-    return codes.astype(np.int64), pq.decode(packed)
+    def train(self, Y, steps, hot=False) -> None:
+        for b, block in enumerate(self._cut(Y)):
+            if hot:
+                self.words[b] = lloyd_steps(block, self.words[b], steps)[0]
+            else:
+                self.words[b] = kmeans(block, self.words.shape[1], steps, self.rng)[0]
+
+    def encode(self, Y) -> tuple[np.ndarray, np.ndarray]:
+        codes = [nearest(block, words) for block, words in zip(self._cut(Y), self.words)]
+        near = [words[column] for words, column in zip(self.words, codes)]
+        return np.stack(codes, axis=1), np.hstack(near)
+
+    def centres(self) -> np.ndarray:
+        return self.words
+
+    def take(self, centres) -> None:
+        self.words = centres
+
+    def _cut(self, Y) -> list[np.ndarray]:
+        return np.split(Y, len(self.words), axis=1)
 
 
 def _error(Y, near) -> float:
@@ -265,6 +322,7 @@ def _faiss():
         import faiss
     except ImportError:
         raise MissingPackageError(
-            "PQ and OPQ need the package faiss-cpu: pip install 'semid-lib[faiss]'"
+            "PQ and OPQ in float32 need the package faiss-cpu: pip install 'semid-lib[faiss]' "
+            "(precision='float64' does without, more slowly)"
         ) from None
     return faiss

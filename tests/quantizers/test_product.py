@@ -203,3 +203,46 @@ def test_without_faiss_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingPackageError, match=r"semid-lib\[faiss\]"):
         PQ(num_blocks=3, num_codes=8).fit(correlated(n=50))
+
+
+@pytest.mark.parametrize("kind", [PQ, OPQ])
+def test_float64_codes_are_the_nearest_and_hardly_worse_than_those_of_faiss(kind, monkeypatch):
+    X = correlated()
+    single = kind(num_blocks=3, num_codes=16).fit(X)
+    monkeypatch.setitem(sys.modules, "faiss", None)  # it does without
+    model = kind(num_blocks=3, num_codes=16, precision="float64").fit(X)
+    blocks = (X @ model.rotation_).reshape(len(X), 3, 4)
+    for b, centres in enumerate(model.codebooks_):
+        squares = ((blocks[:, b, None] - centres) ** 2).sum(axis=2)
+        assert (model.codes_[:, b] == squares.argmin(axis=1)).all()
+    assert model.rotation_.dtype == model.codebooks_[0].dtype == np.float64
+    near = model.inverse_transform(model.codes_)
+    assert squared_error(X, near) == pytest.approx(model.inertia_ / len(X), rel=1e-12)
+    assert model.inertia_ < 1.03 * single.inertia_
+
+
+@pytest.mark.parametrize("kind", [PQ, OPQ])
+def test_float64_codes_do_not_hang_on_last_digits(kind):
+    X = correlated()
+    codes = kind(num_blocks=3, num_codes=64, precision="float64").fit(X).codes_
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        other = X * (1 + 1e-12 * rng.uniform(-1, 1, X.shape))
+        again = kind(num_blocks=3, num_codes=64, precision="float64").fit(other)
+        assert (again.codes_ == codes).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_fitted_rows_keep_their_codes_where_centres_are_alike(precision, tmp_path):
+    """Blocks with fewer distinct rows than codes: some centres are the same point."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(12, 6)), 10, axis=0)
+    model = OPQ(num_blocks=2, num_codes=16, num_rounds=5, precision=precision).fit(X)
+    assert (model.transform(X) == model.codes_).all()
+    again = OPQ.load(model.save(tmp_path / "opq.safetensors"))
+    assert (again.transform(X) == model.codes_).all()
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(InputError, match="precision is 'float16'"):
+        PQ(num_blocks=3, num_codes=8, precision="float16").fit(correlated(n=50))
