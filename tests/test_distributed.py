@@ -46,7 +46,7 @@ def start(command, system, folder, home, batch_size, *more):
          *(part for setting in changed for part in ("--set", setting)), *more],
         env={**os.environ, "SEMID_RESULTS": str(home / "results"), "SEMID_RUNS": str(home / "runs"),
              "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     written = list((home / "results").glob("*.json"))
     return done, results.load_record(written[0]) if written else None

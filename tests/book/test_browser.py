@@ -16,6 +16,7 @@ import screenshot
 ROOT = Path(__file__).resolve().parents[2]
 
 HTML = ROOT / "_build" / "html"
+WAIT = 60_000  # milliseconds, at most; on idle cores a fraction of a second
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 pytestmark = [
@@ -116,7 +117,7 @@ def test_solutions_open_on_a_click(page, address):
             body = solution.locator("section, .solution-content, p:not(.admonition-title)").first
             assert not body.is_visible()
             solution.locator(".toggle-button, .admonition-title").first.click()
-            body.wait_for(state="visible", timeout=2000)
+            body.wait_for(state="visible", timeout=WAIT)
             found += 1
     assert found >= len(_chapters()) > 0, "every chapter has an exercise with a hidden solution"
 
@@ -129,14 +130,14 @@ def test_hidden_cells_open_on_a_click(page, address):
         code = hidden.locator("pre").first
         assert not code.is_visible()
         hidden.locator("summary").first.click()
-        code.wait_for(state="visible", timeout=2000)
+        code.wait_for(state="visible", timeout=WAIT)
 
 
 def test_search_finds_pages(page, address):
     page.goto(address + "search.html?q=trie")
     found = page.locator("#search-results li a")  # the list fills itself bit by bit
     for title in ("Generating codes", "Notation"):
-        found.filter(has_text=title).first.wait_for(timeout=10_000)
+        found.filter(has_text=title).first.wait_for(timeout=WAIT)
     assert page.foreign == [] and page.errors == []
 
 
