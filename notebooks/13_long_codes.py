@@ -150,8 +150,8 @@ draw = np.random.default_rng(0)
 codes, error = {}, {}
 for m in LENGTHS:
     for name, q in (
-        ("OPQ", OPQ(m, M, num_rounds=20)),
-        ("PQ", PQ(m, M)),
+        ("OPQ", OPQ(m, M, num_rounds=20, precision="float64")),
+        ("PQ", PQ(m, M, precision="float64")),
     ):
         codes[name, m] = q.fit(X).codes_
         again = q.inverse_transform(q.codes_)
@@ -163,7 +163,7 @@ r"""
 Three films, 16 digits each:
 """
 
-# %% tags=["nbval-ignore-output"]
+# %%
 title = films.items["title"].tolist()
 trio = [
     next(i for i, t in enumerate(title) if t.startswith(name))
@@ -241,7 +241,7 @@ print("train ratings of films that share an ID of 32 digits: "
       f"median {np.median(twins):.0f}")  # fmt: skip
 assert np.median(twins) <= 2
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 table(
     lengths,
     f"Codes of {N:,} films, {M} codes a digit",
@@ -326,7 +326,7 @@ last, and a beam decides by the first few alone. After that the trie has
 nothing left to decide. It is a comb:
 """
 
-# %% tags=["nbval-ignore-output"]
+# %%
 m = 16
 sids = SemanticIds(codes["OPQ", m], (M,) * m)
 prefixes = [len(code) for code in sids.trie.code]
@@ -529,7 +529,7 @@ that does not read. Here it is the share of each code in the train part, digit b
 digit:
 """
 
-# %% tags=["nbval-ignore-output"]
+# %%
 target = split.targets["validation"]
 log_p = rpg.log_probs(past)
 often = split.train_counts() + 1.0
@@ -594,7 +594,7 @@ through it that takes one cell from each column, and the paths' sums are
 the ranking.
 """
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"caption": "One viewer's table of log probabilities, 16 digits of 64 codes (validation part of MovieLens-100K, quick profile, seed 0), each digit's codes sorted from probable to improbable. The lines are films: RPG's first choice and two drawn at random. See that the best film is not the best path: no film takes the first code everywhere.", "name": "fig-long-table"}, "image": {"alt": "Heat map of 16 columns by 64 rows, bright at the top. A line for the best film runs near the top, two lines for random films jump up and down."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "One viewer's table of log probabilities, 16 digits of 64 codes (validation part of MovieLens-100K, quick profile, seed 0), each digit's codes sorted from probable to improbable. The lines are films: RPG's first choice and two drawn at random. See that the best film is not the best path: no film takes the first code everywhere.", "name": "fig-long-table"}, "image": {"alt": "Heat map of 16 columns by 64 rows, bright at the top. A line for the best film runs near the top, two lines for random films jump up and down."}}
 viewer = 7
 P = log_p[viewer].numpy()
 order = np.argsort(-P, axis=1)
@@ -704,7 +704,7 @@ shown = pd.DataFrame({
     "less shuffled": [np.nanmean(x) for x in excess.values()],
 })  # fmt: skip
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 table(
     shown,
     "Bits that two of 16 digits share, mean over pairs",
@@ -718,7 +718,7 @@ assert (
 pq, opq = shown["less shuffled"][:2]
 assert opq > 0.2 and 0.8 < opq / pq < 1.2
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"caption": "Bits that each pair of 16 digits shares, less what shuffled digits seem to share. MovieLens-100K, ALS vectors, 64 codes a digit, seed 0. See that all pairs share about as much, with the rotation and without.", "name": "fig-long-mi"}, "image": {"alt": "Three heat maps of 16 by 16 pairs of digits. PQ and OPQ are filled with about a third of a bit, codes by lot are near zero everywhere."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Bits that each pair of 16 digits shares, less what shuffled digits seem to share. MovieLens-100K, ALS vectors, 64 codes a digit, seed 0. See that all pairs share about as much, with the rotation and without.", "name": "fig-long-mi"}, "image": {"alt": "Three heat maps of 16 by 16 pairs of digits. PQ and OPQ are filled with about a third of a bit, codes by lot are near zero everywhere."}}
 fig, axes = plotting.figure(height=2.5, ncols=3, sharey=True)
 for ax, (name, bits) in zip(axes, excess.items()):
     image = ax.imshow(bits, vmin=0, vmax=0.6)
@@ -756,13 +756,16 @@ for name, Z in {
     "text (TF-IDF of title, genres)": text,
 }.items():
     row = {"vectors": name}
-    for q in (PQ(16, M), OPQ(16, M, num_rounds=10)):
+    for q in (
+        PQ(16, M, precision="float64"),
+        OPQ(16, M, num_rounds=10, precision="float64"),
+    ):
         bits = excess_bits(q.fit(Z).codes_, M, shuffles=1)
         row[type(q).__name__] = np.nanmean(bits)
     rows.append(row)
 sources = pd.DataFrame(rows)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 table(sources, "Bits shared by two of 16 digits, less shuffled")
 
 # %%
@@ -803,7 +806,7 @@ tuple is no item. So a product of digits, however well
 trained, puts nearly all of its probability on items that do not exist:
 """
 
-# %% tags=["nbval-ignore-output"]
+# %%
 rows = []
 for name in ("OPQ", "PQ", "lot"):
     c = codes[name, 16]
@@ -823,7 +826,7 @@ print("RPG, mass on items: median 2 to the power",
       f"{np.median(np.log2(mass)):.0f}")  # fmt: skip
 assert np.median(mass) < 1e-3
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 table(total, "Bits of 16 digits over the catalogue, films alike")
 
 # %% [markdown]
@@ -974,7 +977,7 @@ for key, c in codes.items():
     if key[0] == "OPQ":
         student[key[1]] = scores
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"caption": "A perfect student of a Markov chain through the product of m digits of 64 codes, 943 viewers, validation films of MovieLens-100K. Left: Recall@10; dotted, the teacher. Right: share of the teacher's ten films in the student's. See that digits by lot climb to the teacher with length, and that OPQ's need few digits to do as well or better, with other films.", "name": "fig-long-student"}, "image": {"alt": "Two line charts over 1 to 32 digits. Recall of lots climbs from 0.01 to the teacher's line, PQ and OPQ reach it by 4 digits. Agreement of lots rises to near 0.8, that of OPQ stays lower."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A perfect student of a Markov chain through the product of m digits of 64 codes, 943 viewers, validation films of MovieLens-100K. Left: Recall@10; dotted, the teacher. Right: share of the teacher's ten films in the student's. See that digits by lot climb to the teacher with length, and that OPQ's need few digits to do as well or better, with other films.", "name": "fig-long-student"}, "image": {"alt": "Two line charts over 1 to 32 digits. Recall of lots climbs from 0.01 to the teacher's line, PQ and OPQ reach it by 4 digits. Agreement of lots rises to near 0.8, that of OPQ stays lower."}}
 fig, (left_ax, right_ax) = plotting.figure(height=2.8, ncols=2)
 styles = {
     "OPQ": plotting.method_style("OPQ-KMeans"),
@@ -1011,7 +1014,7 @@ other = student_hits["OPQ", 8] - student_hits["lot", 8]
 assert bootstrap_interval(other)[0] > 0
 assert student_hits["OPQ", 16].mean() > 0.9 * taught.mean()
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 signed = dict.fromkeys(names[2:], "metric")
 table(
     paid_for, "Recall@10, student minus teacher, 95 % intervals", signed
@@ -1058,7 +1061,7 @@ price = pd.DataFrame(rows, columns=names)
 net_bits = price["net"]
 assert (net_bits > -1e-9).all() and net_bits.is_monotonic_increasing
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 price = price.round(2) + 0.0
 table(price, "Bits a film: what the product of OPQ's digits costs")
 
@@ -1081,7 +1084,7 @@ head, and more votes. We train RPG with codes of four lengths and
 otherwise the same settings, and ask the validation films.
 """
 
-# %% tags=["nbval-ignore-output"]
+# %%
 models = {16: rpg}
 for digits in (2, 8, 32):
     ids = SemanticIds(codes["OPQ", digits], (M,) * digits)
@@ -1109,7 +1112,7 @@ longer = paired_difference(by_length[16], by_length[32], "recall@10")
 assert longer[1] > 0  # the interval's lower end
 print("16 digits minus 32: {:+.3f} [{:+.3f}, {:+.3f}]".format(*longer))
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 kinds = dict.fromkeys(["Recall@10", "low", "high", "student"], "metric")
 table(
     trained,
@@ -1210,7 +1213,7 @@ worst_kept = np.take_along_axis(S, graph, 1).min(axis=1)
 assert np.allclose(worst_kept, -np.sort(-S, axis=1)[:, 19])
 assert np.allclose(S.diagonal(), 1)
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 for i in trio:
     print(f"{title[i]}:")
     for j in graph[i][1:4]:
@@ -1291,7 +1294,7 @@ for edges in (10, 30, 100):
 names = ["beams", "edges", "steps", "of the ten", "scored"]
 walks = pd.DataFrame(rows, columns=names)
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"caption": "What graph decoding finds against what it costs: share of the exact ten best films in its ten, by scores made as a share of the catalogue; each line goes from 1 to 5 steps. 300 viewers of MovieLens-100K, validation part, quick profile, seed 0. See that few beams and edges find nine films in ten for a fifth of the scores, and that the settings which find all of them make most of the scores of exact decoding, or more.", "name": "fig-long-graph"}, "image": {"alt": "Line chart, share of the exact ten found against share of catalogue scored. Six rising lines; 10 beams and 10 edges reach 0.9 at a fifth of the catalogue, those of 100 edges only near the whole of it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What graph decoding finds against what it costs: share of the exact ten best films in its ten, by scores made as a share of the catalogue; each line goes from 1 to 5 steps. 300 viewers of MovieLens-100K, validation part, quick profile, seed 0. See that few beams and edges find nine films in ten for a fifth of the scores, and that the settings which find all of them make most of the scores of exact decoding, or more.", "name": "fig-long-graph"}, "image": {"alt": "Line chart, share of the exact ten found against share of catalogue scored. Six rising lines; 10 beams and 10 edges reach 0.9 at a fifth of the catalogue, those of 100 edges only near the whole of it."}}
 fig, ax = plotting.figure(height=3.2)
 shades = (plotting.ORANGE, plotting.SKY, plotting.BLUE)
 colours = dict(zip((10, 30, 100), shades))
@@ -1344,7 +1347,7 @@ assert tiny["of the ten"] > 0.85 and tiny["scored"] < 0.3
 whole = walks[walks["of the ten"] > 0.995]
 assert whole["scored"].min() > 0.6
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 kinds = dict.fromkeys(["of the items", *names[7:]], "share")
 table(
     settings, "RPG's published settings, and the same on films", kinds
@@ -1426,7 +1429,7 @@ by = searches["of the ten"]
 assert by.iloc[0] < 0.6 and by.iloc[2] > 0.9
 assert searches["look-ups"].iloc[2] < searches["look-ups"].iloc[3]
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 table(
     searches.reset_index(),
     "Three searches over the same scores; look-ups of one digit, as a "
@@ -1476,7 +1479,7 @@ assert gaps["Markov chain", "all"][2] < 0
 assert gaps["Markov chain", "unseen"][2] > 0
 assert abs(gaps["RPG, graph", "all"][0]) < 0.015
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"caption": "Recall@10 on the test films of MovieLens-100K, all films ranked, 943 viewers, quick profile, one seed, 95 % bootstrap intervals. RPG with 16 digits, scored exactly and by a walk of 10 beams, 10 edges and 5 steps. See where RPG stands among the floors.", "name": "fig-long-floors"}, "image": {"alt": "Horizontal bars of Recall@10 with intervals for RPG, RPG with graph decoding, Markov chain, item-kNN and popularity."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Recall@10 on the test films of MovieLens-100K, all films ranked, 943 viewers, quick profile, one seed, 95 % bootstrap intervals. RPG with 16 digits, scored exactly and by a walk of 10 beams, 10 edges and 5 steps. See where RPG stands among the floors.", "name": "fig-long-floors"}, "image": {"alt": "Horizontal bars of Recall@10 with intervals for RPG, RPG with graph decoding, Markov chain, item-kNN and popularity."}}
 ax = plotting.bars_with_intervals(
     list(results),
     [r.metrics()["recall@10"] for r in results.values()],
@@ -1484,7 +1487,7 @@ ax = plotting.bars_with_intervals(
     "Recall@10",
 )
 
-# %% tags=["hide-input", "nbval-ignore-output"]
+# %% tags=["hide-input"]
 rows = [(n, RULES[rule], *gap) for (n, rule), gap in gaps.items()]
 names = ["RPG minus", "rule", "Recall@10", "low", "high"]
 table(
@@ -1689,7 +1692,7 @@ change?
 ````
 """
 
-# %% tags=["nbval-ignore-output"]
+# %%
 scores = student[16]
 row = np.arange(len(target))
 bits = {}
@@ -1727,7 +1730,7 @@ changes?
 ````
 """
 
-# %% tags=["nbval-ignore-output"]
+# %%
 rpg.edges = 20
 graph = rpg.neighbours().numpy()
 for steps in (1, 2):

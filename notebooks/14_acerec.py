@@ -283,7 +283,7 @@ train part; {ref}`ch-long` uses the same. Sixteen digits of 64 codes:
 # %%
 split = leave_one_out(load_dataset("ml-100k"))
 vectors = ALS(dim=64).fit(split).embed().astype(float)
-opq = OPQ(16, 64, num_rounds=20).fit(vectors)
+opq = OPQ(16, 64, num_rounds=20, precision="float64").fit(vectors)
 sids = SemanticIds(opq.codes_, opq.level_sizes_)
 m, M = sids.num_levels, sids.level_sizes[0]
 print(sids)
@@ -1292,7 +1292,7 @@ CHANGES = {
 }
 SMALL = {**RECIPE, "epochs": 1, "samples_per_epoch": 1600}
 SMALL |= {"max_history": 10, "batch_size": 16, "ratio": 4}
-short = OPQ(8, 64, num_rounds=20).fit(vectors)
+short = OPQ(8, 64, num_rounds=20, precision="float64").fit(vectors)
 ids = SemanticIds(short.codes_, short.level_sizes_)
 SEEDS = (0, 1)
 lists = {name: [] for name in CHANGES}

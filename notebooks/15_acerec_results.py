@@ -421,7 +421,8 @@ third, which has an intent token, with two seeds each.
 
 # %%
 text = TextEncoder(dim=64, empty="zero").fit(split)
-codes = OPQ(num_blocks=16, num_codes=64).fit_transform(text.embed())
+opq = OPQ(num_blocks=16, num_codes=64, precision="float64")
+codes = opq.fit_transform(text.embed())
 sids = SemanticIds(codes)
 EPOCHS, SEEDS = 14, (0, 1)
 SMALL = dict(

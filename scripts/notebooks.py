@@ -7,15 +7,17 @@
 
 NAME is a chapter's number or the start of its file name. What a chapter's outputs depend on is
 written into its notebook when it is executed: its code cells, the `semid_lib` modules that it
-loaded, the pins of the libraries below them and, if it reads results, the records and the papers'
-tables. Contents are compared, never file times, so a fresh clone executes nothing. Datasets are
-not compared: `semid_lib` pins their checksums.
+loaded, the pins of the libraries below them (and of the extras that `chapters.toml` names) and, if
+it reads results, the records and the papers' tables. Contents are compared, never file times, so a
+fresh clone executes nothing. Datasets are not compared: `semid_lib` pins their checksums. Nor is
+the processor that made the outputs, which the notebook names beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -30,7 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 SETUP = "colab-setup"  # the tag of the cell that scripts/copies.py writes
 CODE_WIDTH, CELL_LINES, STORED_BYTES, ALT_CHARACTERS = 72, 40, 1_000_000, 200
-CELL_SECONDS = 600
+CELL_SECONDS = 1200  # ten times what a whole chapter may take on idle cores
+IGNORED = 1 / 4  # the largest share of code cells whose outputs are not compared
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
@@ -42,6 +45,25 @@ import sys
 for module in list(sys.modules.values()):
     if getattr(module, "__name__", "").split(".")[0] == "semid_lib":
         print(getattr(module, "__file__", None) or "")
+"""
+MACHINE = """
+import json, platform
+from pathlib import Path
+import numpy, threadpoolctl, torch
+known = Path("/proc/cpuinfo")
+lines = known.read_text().split("\\n") if known.exists() else []
+names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+products = [
+    {key: of.get(key) for key in ("internal_api", "version", "architecture")}
+    for of in threadpoolctl.threadpool_info()
+    if of["user_api"] == "blas"
+]
+print(json.dumps({
+    "processor": names[0] if names else platform.processor() or platform.machine(),
+    "torch": torch.__version__,
+    "instructions": torch.backends.cpu.get_cpu_capability(),
+    "blas": products,
+}))
 """
 
 
@@ -61,6 +83,12 @@ def declared_data(path: Path) -> list[str]:
     """The datasets that `notebooks/chapters.toml` says a chapter needs."""
     table = tomllib.loads((FOLDER / "chapters.toml").read_text())
     return table.get(path.stem[:2], {}).get("data", [])
+
+
+def declared_extras(path: Path) -> list[str]:
+    """The extras that it says a chapter's set-up cell installs besides `fast`."""
+    table = tomllib.loads((FOLDER / "chapters.toml").read_text())
+    return table.get(path.stem[:2], {}).get("extras", [])
 
 
 def missing_data(path: Path) -> list[str]:
@@ -109,18 +137,20 @@ def _cells_digest(notebook) -> str:
     )
 
 
-def _pins() -> list[str]:
-    """The lines of requirements.txt that name a library that `semid_lib` itself depends on."""
+def _pins(extra: str = "") -> list[str]:
+    """The lines of requirements.txt that name a library below `semid_lib`, or one of an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["fast"]
+    extras = project["optional-dependencies"]
+    wanted = extras[extra] if extra else project["dependencies"] + extras["fast"]
     names = {re.match(r"[\w.-]+", line)[0] for line in wanted}
     lines = (ROOT / "requirements.txt").read_text().split()
     return [line for line in lines if line.split("==")[0] in names]
 
 
 def _input_digest(name: str) -> str:
-    if name == "pins":
-        return _digest("\n".join(_pins()).encode())
+    if name.startswith("pins"):
+        extra = name.removeprefix("pins").removeprefix(" of ")
+        return _digest("\n".join(_pins(extra)).encode())
     place = ROOT / name
     if place.is_dir():
         files = sorted(p for p in place.rglob("*") if p.suffix in {".csv", ".json"})
@@ -129,9 +159,9 @@ def _input_digest(name: str) -> str:
     return _digest(*(p.read_bytes() for p in files)) if place.exists() else "missing"
 
 
-def inputs(modules: list[str]) -> dict[str, str]:
+def inputs(path: Path, modules: list[str]) -> dict[str, str]:
     """Digest of everything besides its own cells that a chapter's outputs depend on."""
-    names = [*sorted(modules), "pins"]
+    names = [*sorted(modules), "pins", *(f"pins of {extra}" for extra in declared_extras(path))]
     if "semid_lib/results.py" in modules:
         names += ["semid_lib/papers", "book/results"]
     return {name: _input_digest(name) for name in names}
@@ -145,7 +175,9 @@ def stale(path: Path) -> list[str]:
     known = stored.metadata.get("semid", {})
     if known.get("cells") != _cells_digest(read_source(path)):
         return ["its code changed"]
-    return [name for name, old in known["inputs"].items() if _input_digest(name) != old]
+    extras = [f"pins of {extra}" for extra in declared_extras(path)]
+    kept = {**dict.fromkeys(extras), **known["inputs"]}
+    return [name for name, old in kept.items() if _input_digest(name) != old]
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
@@ -171,10 +203,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
                 client.execute_cell(cell, index)
             except CellExecutionError as error:
                 raise SystemExit(f"{path.name}, cell {index}:\n{error}") from None
-        notebook.cells.append(nbformat.v4.new_code_cell(LOADED))
-        client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1, store_history=False)
-        probe = notebook.cells.pop()
-    files = [Path(line) for output in probe.outputs for line in output.text.split("\n") if line]
+        loaded, machine = (_answer(client, notebook, code) for code in (LOADED, MACHINE))
+    files = [Path(line) for line in loaded.split("\n") if line]
     outside = [file for file in files if ROOT not in file.resolve().parents]
     if outside:
         raise SystemExit(f"the kernel imports semid_lib from {outside[0].parent}, not from here")
@@ -184,8 +214,19 @@ def execute(path: Path) -> nbformat.NotebookNode:
         for output in cell.outputs:
             output.pop("transient", None)
     notebook.metadata = nbformat.from_dict(METADATA)
-    notebook.metadata["semid"] = {"cells": _cells_digest(notebook), "inputs": inputs(modules)}
+    notebook.metadata["semid"] = {
+        "cells": _cells_digest(notebook),
+        "inputs": inputs(path, modules),
+        "made_on": json.loads(machine),
+    }
     return notebook
+
+
+def _answer(client, notebook, code: str) -> str:
+    """What code prints in the chapter's kernel, when all its cells have been run."""
+    notebook.cells.append(nbformat.v4.new_code_cell(code))
+    client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1, store_history=False)
+    return "".join(output.text for output in notebook.cells.pop().outputs)
 
 
 def _with_stored_outputs(path: Path) -> nbformat.NotebookNode:
@@ -282,8 +323,10 @@ def faults(path: Path) -> list[str]:
     if not code or SETUP not in tags(code[0]):
         found.append(f"the first code cell is not tagged {SETUP}")
     ignored = sum("nbval-ignore-output" in tags(cell) for cell in code)
-    if ignored > len(code) / 2:
-        found.append(f"{ignored} of {len(code)} code cells have their output ignored")
+    if ignored > len(code) * IGNORED:
+        found.append(
+            f"{ignored} of {len(code)} code cells have their output ignored, over a quarter"
+        )
     for cell in code:
         found += [f"cell {cell.id}: {fault}" for fault in _faults_of_cell(cell)]
         for output in cell.outputs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import sys
 import tomllib
 import warnings
@@ -27,16 +29,52 @@ METHOD_STYLE: dict[str, dict[str, str]] = {
     for name, (colour, marker, dash) in _FILE["methods"].items()
 }
 
+_PLACES = re.compile(r'( (?:d|x|y|width|height|viewBox)="|translate\()([^")]*)')
+_NUMBER = re.compile(r"-?\d+\.\d+|-0\b")
+_HASHED = re.compile(r' id="(\w*[0-9a-f]{10})"')  # matplotlib hashes all digits of what it names
+
 
 def use_style() -> None:
     """Set the book's figure style; in a notebook also SVG output that is the same in every run."""
     cycle = mpl.cycler(color=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK])
     mpl.rcParams.update({**_FILE["style"], "axes.prop_cycle": cycle})
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
         import matplotlib.pyplot  # noqa: F401 - the backend must be active, or it undoes this
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
+        set_matplotlib_formats("svg")
+        formatters = shell.display_formatter.formatters
+        formatters["image/svg+xml"].for_type(Figure, _svg)
+
+
+def _svg(figure: Figure) -> str:
+    from IPython.core.pylabtools import print_figure
+
+    return steady(print_figure(figure, "svg", metadata={"Date": None, "Creator": None}))
+
+
+def steady(svg: str) -> str:
+    """The figure with its coordinates rounded to a hundredth of a point, and named anew.
+
+    Sums of coordinates differ in their last digits between processors, and matplotlib writes six
+    decimals and names clip paths and markers by a hash of all digits. Numbers that lie halfway
+    between two hundredths, as sizes of a layout do, are moved aside first.
+    """
+
+    def rounded(match) -> str:
+        number = round(float(match[0]) + 1.7e-4, 2) + 0.0  # no -0
+        return f"{number:.2f}".rstrip("0").rstrip(".")
+
+    def place(match) -> str:
+        return match[1] + _NUMBER.sub(rounded, match[2])
+
+    svg = _PLACES.sub(place, svg)
+    names = list(dict.fromkeys(_HASHED.findall(svg)))
+    for number, name in enumerate(names):
+        svg = re.sub(rf"\b{name}\b", f"part-{number}", svg)
+    of_figure = hashlib.sha256(svg.encode()).hexdigest()[:8]  # a page may hold several figures
+    return re.sub(r"\bpart-(\d+)\b", rf"part-\1-{of_figure}", svg)
 
 
 def method_style(name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -66,6 +67,54 @@ def test_vector_figures_are_the_same_bytes():
         return file.getvalue()
 
     assert draw() == draw()
+
+
+def drawn(move=0.0):
+    """A figure of lines, markers, a mesh and text as SVG, its data moved a little."""
+    rng = np.random.default_rng(0)
+    fig, axes = plotting.figure(ncols=2)
+    axes[0].plot(rng.normal(size=50) + move, **plotting.method_style("ReSID"))
+    axes[1].scatter(*rng.normal(size=(2, 50)) * (1 + move), s=9)
+    axes[1].set_title("a title", rotation=3)
+    axes[1].imshow(rng.random((4, 4)), extent=(-1, 1, -1, 1))
+    fig.savefig(file := io.BytesIO(), format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue().decode()
+
+
+def test_last_digits_of_the_data_do_not_show_in_a_figure():
+    first = drawn()
+    assert first != drawn(1e-6)  # the markers' paths and the names that hash them
+    assert plotting.steady(first) == plotting.steady(drawn(1e-9))
+    assert plotting.steady(first) != plotting.steady(drawn(0.1))
+
+
+def test_a_steady_figure_is_the_same_picture():
+    from xml.etree import ElementTree
+
+    before, after = (
+        list(ElementTree.fromstring(x).iter()) for x in (drawn(), plotting.steady(drawn()))
+    )
+    links = "{http://www.w3.org/1999/xlink}href"
+    assert [x.tag for x in before] == [x.tag for x in after]
+    for old, new in zip(before, after):
+        for name in ("d", "x", "y", "width", "height", "transform"):
+            numbers = [re.findall(r"-?\d+(?:\.\d+)?", x.get(name, "")) for x in (old, new)]
+            a, b = (np.array(n, dtype=float) for n in numbers)
+            np.testing.assert_allclose(a, b, atol=0.0053)
+            letters = [re.sub(r"[-\d.\s]", "", x.get(name, "")) for x in (old, new)]
+            assert letters[0] == letters[1]
+        if (old.get(links) or "#").startswith("data:"):
+            assert old.get(links) == new.get(links)
+    ids = [x.get("id") for x in after if x.get("id")]
+    assert len(ids) == len(set(ids))
+    used = {x.get(links)[1:] for x in after if (x.get(links) or "").startswith("#")}
+    used |= set(re.findall(r"url\(#([^)]*)\)", plotting.steady(drawn())))
+    assert used <= set(ids) and any(name.startswith("part-") for name in used)
+
+
+def test_halves_and_zeros_are_rounded_the_same_from_both_sides():
+    for text in ("M 12.905 -0", "M 12.90500000001 0", "M 12.90499999999 -0.0000001"):
+        assert plotting.steady(f'<path d="{text}"/>') == '<path d="M 12.91 0"/>'
 
 
 def test_bars_start_at_zero_and_show_value_and_interval():

@@ -27,7 +27,8 @@ class ALS(BaseEstimator):
             tokenizers whose losses compare squares with a fixed scale may collapse on them.
 
     Attributes:
-        vectors_: `[N, dim]` float32. An item without a train interaction has only zeros.
+        vectors_: `[N, dim]` float32, solved in float64 and rounded to six decimals, so that they
+            are the same on every processor. An item without a train interaction has only zeros.
 
     Raises (in fit):
         MissingPackageError: the extra `behaviour` is not installed. InputError: a bad setting.
@@ -56,18 +57,19 @@ class ALS(BaseEstimator):
                 raise InputError(f"{name} is {value!r}, but must be a number above 0")
         user = np.repeat(np.arange(len(split.indptr) - 1), np.diff(split.indptr))
         shape = len(split.indptr) - 1, split.num_items
-        pairs = sparse.csr_matrix((np.ones(len(user), np.float32), (user, split.items)), shape)
+        pairs = sparse.csr_matrix((np.ones(len(user)), (user, split.items)), shape)
         pairs.data[:] = 1  # a pair counts once
         model = AlternatingLeastSquares(
-            int(self.dim), self.regularization, self.alpha, iterations=int(self.iterations),
-            random_state=seed,
+            int(self.dim), self.regularization, self.alpha, dtype=np.float64,
+            iterations=int(self.iterations), random_state=seed,
         )  # fmt: skip
         with threadpool_limits(1, "blas"):
             model.fit(pairs, show_progress=bool(progress))
-        self.vectors_ = np.array(model.item_factors, dtype=np.float32)
+        vectors = np.array(model.item_factors)
         if self.normalize:
-            length = np.linalg.norm(self.vectors_, axis=1, keepdims=True)
-            self.vectors_ /= np.where(length > 0, length, 1)
+            length = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors /= np.where(length > 0, length, 1)
+        self.vectors_ = (vectors.round(6) + 0.0).astype(np.float32)
         return self
 
     def embed(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.data.synthetic import synthetic_catalogue
@@ -94,3 +95,14 @@ def test_missing_package_and_missing_fit(planted, monkeypatch):
     monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
     with pytest.raises(MissingPackageError, match=r"semid-lib\[behaviour\]"):
         ALS().fit(planted[0])
+
+
+def test_vectors_are_the_same_with_one_thread_and_two(planted):
+    """And hold no more digits than other processors would find, too."""
+    split, _ = planted
+    fitted = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            fitted.append(ALS(dim=8).fit(split).embed())
+    assert (fitted[0] == fitted[1]).all()
+    assert (fitted[0] == fitted[0].astype(float).round(6).astype(np.float32)).all()
