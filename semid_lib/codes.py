@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semid_lib.errors import CapacityError, CodesError, InputError
-from semid_lib.storage import write_atomic
+from semid_lib.storage import sealed, unsealed, write_atomic
 
 MAX_TOKENS = 2**31 - 1
 _FORMAT = "semid_lib.SemanticIds"
@@ -229,11 +229,14 @@ class SemanticIds:
     def to_json(self, path: str | Path) -> Path:
         """Write codes and level sizes as JSON, atomically."""
         value = {"format": _FORMAT, "version": 1, "level_sizes": self.level_sizes}
-        return _write_json(path, {**value, "codes": self.codes.tolist()})
+        return _write_json(path, sealed({**value, "codes": self.codes.tolist()}))
 
     @classmethod
     def from_json(cls, path: str | Path) -> SemanticIds:
-        """Read what `to_json` wrote. Raises CodesError for anything else, cut files included."""
+        """Read what `to_json` wrote.
+
+        Raises CodesError for anything else: cut files, and codes that are not those written.
+        """
         value = _read_json(path)
         ours = isinstance(value, dict) and value.get("format") == _FORMAT
         if not ours or value.get("version") != 1 or value.get("level_sizes") is None:
@@ -241,6 +244,7 @@ class SemanticIds:
                 f"{Path(path).name} is not a file of SemanticIds.to_json, version 1; "
                 "for the exchange form (item -> ['<a_12>', ...]) use from_index_json"
             )
+        value = unsealed(value, str(path), CodesError)
         return cls(value.get("codes"), value["level_sizes"])
 
     def to_index_json(self, path: str | Path | None = None) -> dict[str, list[str]]:

@@ -32,7 +32,14 @@ from semid_lib.distributed import agree, join, place
 from semid_lib.errors import CheckpointError, InputError, SemidError
 from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors
 from semid_lib.results import CUTOFFS, METRICS, run_name, slug
-from semid_lib.storage import load_tensors, save_tensors, write_json
+from semid_lib.storage import (
+    load_tensors,
+    read_json,
+    read_sealed,
+    save_tensors,
+    sealed,
+    write_json,
+)
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "numba")
 _TIMES = ("seconds", "train_seconds", "outside_seconds", "samples_per_second", "flops")
@@ -76,7 +83,8 @@ def run(system: str, dataset, **settings) -> dict:
         TrainingPaused: the deadline came; calling again with the same arguments goes on.
         BusyError: another process works on this run, or trains its encoder: call again later.
         UnorderedError: the data carry no order. InputError: see `systems.plan`.
-        CheckpointError: `folder` holds another run's work.
+        CheckpointError: `folder` holds another run's work, or a damaged file of tensors.
+        RecordError, CodesError: a file of the work folder is not what was written.
     """
     work = Work(system, dataset, **settings)
     lock = work.folder / ".lock"
@@ -181,7 +189,7 @@ class Work:
         path = folder / "run.json"
         if not path.exists():
             write_json(path, identity)
-        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(identity)):
+        elif read_json(path) != json.loads(json.dumps(identity)):
             raise CheckpointError(
                 f"{folder} holds the work of a run with other settings, data or seed than "
                 f"{self.name}; choose another folder or delete it"
@@ -197,8 +205,8 @@ class Work:
         from semid_lib.training import TrainingPaused
 
         path = self.path(f"{name}.json")
-        if agree(path.exists()):
-            return json.loads(path.read_text(encoding="utf-8"))
+        if known := agree(read_sealed(path)):
+            return known
         if self.deadline is not None and agree(time.monotonic() > self.deadline):
             raise TrainingPaused(f"{self.name} paused before {name}")
         began = time.perf_counter()
@@ -206,7 +214,7 @@ class Work:
         info.setdefault("seconds", time.perf_counter() - began)
         info["peak_memory"], info["peak_device_memory"] = peak_memory(self.device)
         info.update(device=device_name(self.device), commit=commit(), versions=versions())
-        write_json(path, info)
+        write_json(path, sealed(info))
         return agree(info)
 
     def fit(self, role: str, *inputs):
@@ -240,7 +248,7 @@ class Work:
         """The encoder's stages, made here or by another run; one process at a time makes them."""
         todo = {"encoder": self.run_encoder, "embeddings": self.judge_vectors}
         names = {"encoder": "encoder", "embeddings": self._vectors}
-        if all(self.path(f"{name}.json").exists() for name in names.values()):
+        if all(read_sealed(self.path(f"{name}.json")) for name in names.values()):
             return {stage: self.stage(name, todo[stage]) for stage, name in names.items()}
         lock = self.path("encoder.lock")
         with locked(lock) as free:
@@ -302,10 +310,10 @@ class Work:
         alone = self.encoder_folder == self.folder
         folder = self.folder if alone else runs_folder()
         path = folder / f"communities-{slug(self.plan.dataset)}-{self.data.sha256[:10]}.json"
-        if agree(path.exists()):
-            return np.array(json.loads(path.read_text(encoding="utf-8")))
+        if known := agree(read_sealed(path)):
+            return np.array(known["communities"])
         found = louvain(co_occurrence(self.split))
-        write_json(path, found.tolist())
+        write_json(path, sealed({"communities": found.tolist()}))
         return found
 
     def run_quantizer(self) -> dict:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from semid_lib.errors import InputError, RecordError
-from semid_lib.storage import write_json
+from semid_lib.storage import sealed, unsealed, write_json
 
 PAPERS = {"resid": "ReSID", "acerec": "ACERec", "r3vae": "R³-VAE"}
 CUTOFFS = (5, 10, 20)
@@ -114,7 +114,7 @@ def write_record(record: Mapping, folder: str | Path | None = None, *, force: bo
             f"{path.name} exists and differs (written at commit "
             f"{str(load_record(path)['commit'])[:12]}); replace it with force, or remove it"
         )
-    return write_json(path, record)
+    return write_json(path, sealed(record))
 
 
 def _read_json(path: Path):
@@ -122,17 +122,21 @@ def _read_json(path: Path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"no record {path.name}: the run has not finished") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise RecordError(
             f"{path.name} ({path.stat().st_size} bytes) is not JSON: {error}. Delete it, run again."
         ) from error
 
 
 def load_record(path: str | Path) -> dict:
-    """Read and check one record. Raises RecordError, naming the file, if it is not a whole one."""
+    """Read and check one record.
+
+    Raises RecordError, naming the file, if it is not a whole one, or not the one that was written.
+    """
     path = Path(path)
     record = _read_json(path)
     check_record(record, path.name)
+    record = unsealed(record, path.name)
     if path.stem != record_name(record):
         raise RecordError(f"{path.name} holds the run {record_name(record)!r}: was it renamed?")
     return record

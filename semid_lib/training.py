@@ -110,8 +110,9 @@ def train(
     model: nn.Module, loss: Callable[..., Tensor], num_samples: int, *, epochs: int,
     batch_size: int, learning_rate: float, weight_decay: float = 0.0, schedule: str = "cosine",
     warmup: float = 0.0, clip: float | None = None, samples_per_epoch: int | None = None,
-    lengths: np.ndarray | None = None, validate: Callable[[], Mapping[str, float]] | None = None,
-    monitor: str = "", patience: int | None = None, snapshot_steps: tuple[int, ...] = (),
+    lengths: np.ndarray | None = None, alike: bool = True,
+    validate: Callable[[], Mapping[str, float]] | None = None, monitor: str = "",
+    patience: int | None = None, snapshot_steps: tuple[int, ...] = (),
     snapshot: Callable[[], dict[str, Tensor]] | None = None, precision: str = "float32",
     device: str | torch.device = "cpu", seed: int = 0, checkpoint: str | Path | None = None,
     save_every: float = 60.0, at_once: int | None = None, deadline: float | None = None,
@@ -131,8 +132,11 @@ def train(
         schedule: after the warm-up, "cosine" (to 0) or "constant".
         clip: largest gradient norm.
         samples_per_epoch: draw only so many samples each epoch (others come in later epochs).
-        lengths: `[num_samples]`; if given, samples of like length share a batch, so that `loss`
-            can trim padding.
+        lengths: `[num_samples]`, how long each sample is.
+        alike: samples of like `lengths` share a batch, so that `loss` can trim padding. Only for
+            samples with one target each: where a longer sample has more targets, a batch of long
+            ones has many, its step is no larger for that, and the targets of short samples weigh
+            more. False: batches are random, and `loss` may group them (`like_lengths`).
         at_once: send a batch through the model in pieces of so many samples and add up their
             gradients: the same step but for rounding (and other dropout), in less memory.
         validate: called after each epoch, model in eval mode; `monitor` names the entry that
@@ -172,6 +176,7 @@ def train(
         precision=precision, num_samples=num_samples, monitor=monitor, patience=patience,
         snapshot_steps=sorted(snapshot_steps), identity=dict(identity or {}),
         parameters={name: list(p.shape) for name, p in model.named_parameters()},
+        **({} if alike else {"alike": False}),
     )  # fmt: skip
     text = json.dumps(settings, sort_keys=True, default=lambda x: x.item())
     loop.fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -183,7 +188,8 @@ def train(
     ) as bar:
         while not loop.finished:
             epoch = len(loop.history.epochs)
-            batches = _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device)
+            sizes = lengths if alike else None
+            batches = _batches(num_samples, per_epoch, batch_size, sizes, seed, epoch, device)
             places = [work[known.numpy()].sum().item() for _, known in batches]
             model.train()
             loop.outside += loop.lap()
@@ -288,6 +294,19 @@ def _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device) -
         shuffled = np.random.default_rng([seed, epoch, 1]).permutation(len(batches))
         batches = [batches[i] for i in shuffled]
     return batches
+
+
+def like_lengths(lengths: np.ndarray, rows: int, parts: int = 8) -> list[np.ndarray]:
+    """Cut a batch into at most `parts` groups of like length, each of `rows` samples or more.
+
+    Args:
+        lengths: `[b]`, b at least 1.
+
+    Returns:
+        The places 0..b-1 of each group, int64; shorter samples first.
+    """
+    order = np.argsort(lengths, kind="stable")
+    return np.array_split(order, min(max(len(order) // rows, 1), parts))
 
 
 class _Loop:

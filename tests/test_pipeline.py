@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,14 @@ from semid_lib import pipeline, results
 from semid_lib.codes import SemanticIds
 from semid_lib.data import synthetic_catalogue
 from semid_lib.encoders import FAMAE
-from semid_lib.errors import CheckpointError, DataError, InputError, UnorderedError
+from semid_lib.errors import (
+    CheckpointError,
+    CodesError,
+    DataError,
+    InputError,
+    RecordError,
+    UnorderedError,
+)
 from semid_lib.quantizers import GAOQ
 from semid_lib.recommenders import RPG, ACERec, BERT4Rec, SASRec, T5Recommender
 from semid_lib.storage import load_tensors
@@ -192,6 +200,38 @@ def test_a_finished_run_is_not_computed_again(finished, tiny, monkeypatch):
     again = pipeline.run("resid", tiny, overrides=TINY, folder=work, device="cpu")
     same_numbers(record, again)
     assert again["commit"] == record["commit"] != "later"  # of the code that computed it
+
+
+@pytest.mark.parametrize(
+    "name, edit, error",
+    [("test.json", lambda text: text.replace('"recall@10": 0.', '"recall@10": 0.9'), RecordError),
+     ("quantizer.json", lambda text: text[:-20], RecordError),
+     ("codes.json", lambda text: text.replace('"codes":[[', '"codes":[[1'), CodesError),
+     ("run.json", lambda text: text[:-20], RecordError),
+     ("run.json", lambda text: "[" * 100_000, RecordError)],
+)  # fmt: skip
+def test_an_edited_file_of_the_work_folder_is_refused(finished, tiny, tmp_path, name, edit, error):
+    work = tmp_path / "work"
+    shutil.copytree(finished[1], work)
+    text = (work / name).read_text()
+    assert edit(text) != text
+    (work / name).write_text(edit(text))
+    if name == "codes.json":
+        (work / "diagnostics.json").unlink()
+    with pytest.raises(error, match=name):
+        pipeline.run("resid", tiny, overrides=TINY, folder=work, device="cpu")
+
+
+def test_stage_files_from_before_there_were_digests_are_made_again(finished, tiny, tmp_path):
+    record, work = finished
+    old = tmp_path / "work"
+    shutil.copytree(work, old)
+    for name in ("test.json", "quantizer.json"):
+        value = json.loads((old / name).read_text())
+        del value["sha256"]
+        (old / name).write_text(json.dumps(value))
+    again = pipeline.run("resid", tiny, overrides=TINY, folder=old, device="cpu")
+    same_numbers(again, record)
 
 
 def test_two_processes_do_not_share_a_folder(tiny, tmp_path):

@@ -121,6 +121,17 @@ def test_missing_record_says_so(tmp_path):
         results.load_record(tmp_path / "absent.json")
 
 
+def test_an_edited_record_is_refused_and_an_old_one_is_read(tmp_path):
+    record = make_record()
+    path = results.write_record(record, tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("0.05", "0.99", 1))
+    with pytest.raises(RecordError, match=f"{path.name} does not hold what was written"):
+        results.load_record(path)
+    path.write_text(json.dumps(record))
+    assert results.load_record(path) == record
+
+
 def test_a_record_is_never_replaced_silently(tmp_path):
     record = make_record()
     path = results.write_record(record, tmp_path)

@@ -17,7 +17,7 @@ from torch import nn
 from semid_lib import training
 from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
 from semid_lib.storage import load_tensors, save_tensors
-from semid_lib.training import TrainingPaused, rate_factor, train
+from semid_lib.training import TrainingPaused, like_lengths, rate_factor, train
 
 
 class Problem:
@@ -343,6 +343,37 @@ def test_batches_hold_samples_of_like_length():
     assert max(spread) <= 2
     first = [lengths[b].mean() for b in problem.seen]
     assert first != sorted(first)  # the batches themselves come in random order
+
+
+def test_every_target_weighs_alike_in_random_batches_and_not_in_those_of_like_length():
+    """A sample of length n has n targets, a step is as large whatever its batch holds: so a target
+    weighs 1 over the targets of its batch. Summed over epochs, the means of short, middling and
+    long samples agree; where like lengths share a batch, a short one's weighs several times more.
+    """
+    lengths = np.random.default_rng(0).geometric(0.2, size=2000).clip(max=20)
+    kinds = np.digitize(lengths, [4, 10])
+
+    def weights(alike):
+        problem = Problem(num=2000)
+        problem.train(lengths=lengths, batch_size=64, epochs=12, alike=alike)
+        total = np.zeros(2000)
+        for batch in problem.seen:
+            total[batch] += 1 / lengths[batch].sum()
+        means = [np.average(total[kinds == k], weights=lengths[kinds == k]) for k in range(3)]
+        return np.array(means) / np.average(total, weights=lengths)
+
+    np.testing.assert_allclose(weights(alike=False), 1, atol=0.06)
+    distorted = weights(alike=True)
+    assert distorted[0] > 1.8 and distorted[0] > 3 * distorted[2]
+
+
+@pytest.mark.parametrize("rows, sizes", [(5, [6, 6, 5]), (2, [3] + [2] * 7), (100, [17])])
+def test_groups_of_like_length(rows, sizes):
+    lengths = np.random.default_rng(1).integers(1, 9, size=17)
+    groups = like_lengths(lengths, rows)
+    assert [len(g) for g in groups] == sizes
+    assert sorted(np.concatenate(groups)) == list(range(17))
+    assert (np.diff(lengths[np.concatenate(groups)]) >= 0).all()
 
 
 def test_the_seed_decides_the_order():

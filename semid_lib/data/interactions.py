@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -140,6 +141,20 @@ class Interactions:
     def sha256(self) -> str:
         """Hash of the sequences and fields, the same wherever the data came from."""
         return self._digest(self.fields)
+
+    @property
+    def contents_sha256(self) -> str:
+        """Hash of all that is known: sequences, times, ratings, and the items' table as text."""
+        digest = hashlib.sha256(f"{self.sequences_sha256} {self.ordered}".encode())
+        for column, kind in ((self.timestamp, "<i8"), (self.rating, "<f4")):
+            known = () if column is None else np.where(np.isnan(column), -1, column)
+            digest.update(np.asarray(known, dtype=kind).tobytes() + b"\n")
+        table = pd.DataFrame() if self.items is None else self.items
+        for name in table.columns:
+            column = table[name].astype(object)
+            cells = [str(name), *column.where(column.notna(), "").map(str)]
+            digest.update(json.dumps(cells).encode())
+        return digest.hexdigest()
 
     def _digest(self, fields) -> str:
         digest = hashlib.sha256()

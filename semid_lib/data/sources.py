@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import pandas as pd
 from semid_lib.data import amazon, formats
 from semid_lib.data.download import cache_dir, download, pip_download
 from semid_lib.data.interactions import Interactions
-from semid_lib.data.tables import encode_fields, find_file, read_folder
+from semid_lib.data.tables import encode_fields, find_file, read_bytes, read_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError
 
 GITHUB = "https://raw.githubusercontent.com"
@@ -44,6 +45,7 @@ class DatasetInfo:
     fields: list[str]
     order: str
     sha256: str
+    contents: list[str]
     forms: list[list[str]]
     reader: str
     address: str
@@ -80,8 +82,9 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
     """Load a named dataset, fetching it if need be, or a folder in the bring-your-own form.
 
     Named datasets come in the uniform form or in the form of their source; both give the same
-    sequences, which are checked by a pinned hash. What a form lacks (names, text, timestamps) is
-    said in its reader in `semid_lib.data.formats`.
+    sequences, which are checked by a pinned hash, and so are titles, fields, times and ratings,
+    unless the form is one whose files are pinned nowhere. What a form lacks (names, text,
+    timestamps) is said in its reader in `semid_lib.data.formats`.
 
     Args:
         name_or_folder: a name of `list_datasets()`, or a folder with `interactions.csv[.gz]` and
@@ -90,7 +93,7 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
 
     Raises:
         DataError: an unknown name (the message lists the known ones), or a malformed file.
-        ChecksumError: the sequences are not those of the named dataset.
+        ChecksumError: the sequences, or the titles and fields, are not those of the named dataset.
         DownloadError: not found here, and could not be fetched (which file, from where, to where).
 
     Example:
@@ -102,14 +105,19 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
         return read_folder(name_or_folder, fields)
     folder = fetch(name)
     source = SOURCES[name]
-    if find_file(folder, "interactions.csv"):
-        data = read_folder(folder, source.fields if fields is None else fields, name)
-    else:
-        data = source.read(folder)
-        if fields is not None:
-            items = pd.DataFrame() if data.items is None else data.items
-            coded, values = encode_fields(items, fields)
-            data = replace(data, fields=coded, field_values=values)
+    uniform = find_file(folder, "interactions.csv") is not None
+    data = read_folder(folder, source.fields, name) if uniform else source.read(folder)
+    _check_pins(source, folder, data, uniform)
+    if fields is not None:
+        items = pd.DataFrame() if data.items is None else data.items
+        coded, values = encode_fields(items, fields)
+        data = replace(data, fields=coded, field_values=values)
+    return data
+
+
+def _check_pins(source: DatasetInfo, folder: Path, data: Interactions, uniform: bool) -> None:
+    """Raise ChecksumError unless `data`, read from `folder`, are the pinned ones."""
+    name = source.name
     if data.sequences_sha256 != source.sha256:
         raise ChecksumError(
             f"{folder} does not hold {name!r}: {data.num_users} users, {data.num_items} items, "
@@ -117,7 +125,27 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
             f"not {source.sha256[:12]}.... Remove that folder to fetch it again; your own data "
             "goes under another name."
         )
-    return data
+    if data.contents_sha256 in source.contents or not (uniform or _other_bytes(source, folder)):
+        return
+    raise ChecksumError(
+        f"{folder} holds the sequences of {name!r}, but other titles, fields, times or ratings "
+        f"(sha256 {data.contents_sha256[:12]}...): edited, or cut short. Remove that folder to "
+        "fetch it again; your own version goes under another name."
+    )
+
+
+def _other_bytes(source: DatasetInfo, folder: Path) -> list[str]:
+    """Files of a dataset in its source's form whose bytes are pinned, but are others."""
+    members = source.pip["members"] if source.pip else {}
+    pinned = {**source.files, **{Path(member).name: pin for member, pin in members.items()}}
+    form = next(form for form in source.forms if all(find_file(folder, file) for file in form))
+
+    def digest(name):
+        path = find_file(folder, name)
+        plain = path.read_bytes() if path.suffix == ".zip" else read_bytes(path)
+        return hashlib.sha256(plain).hexdigest()
+
+    return [name for name in form if pinned.get(name) and pinned[name] != digest(name)]
 
 
 def local_folder(name: str) -> Path | None:

@@ -63,7 +63,8 @@ class FAMAE(Probes, BaseEstimator):
 
     Deviates: what the paper leaves open: alpha_k = 1; both metrics decide when to stop (on Beauty
         Metric 1 alone falls after epoch 1 until epoch 5, so patience 3 would keep epoch 1);
-        positions count from the target backwards; a missing field has its own input row, is never
+        samples of like length share a batch, each with one target of the same weight; positions
+        count from the target backwards; a missing field has its own input row, is never
         a target, and K is drawn from those present; tables start at N(0, 0.02); post-layer-norm
         with one on the input.
 

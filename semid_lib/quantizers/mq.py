@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from semid_lib.errors import InputError
 from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer
 from semid_lib.quantizers._learnt import squared_error
+from semid_lib.quantizers.base import check_whole
 from semid_lib.settings import keep_settings
 
 
@@ -94,13 +95,18 @@ class MQ(CodebookQuantizer):
             and the dropout after each; the decoder mirrors the widths.
         mask_ratio: share of a patch's inputs that is masked. commitment: beta.
         init: words start as the k-means centres of the z_m, or "uniform" in -1/K..1/K.
-        faithful_code: train as the public code does instead (Quhaoh233/TokenRec, K-way form):
-            no commitment, and the decoder sees the words themselves, so the encoders get no
-            gradient at all; losses are means over the dimensions too; one mask for a whole
+        restart_every: epochs after which the words become k-means centres again (those of "uniform"
+            never do); None for the start alone. The encoders move much faster than the words:
+            without a restart the z_m leave the centres within an epoch or two.
+        faithful_code: train as the public code does instead (Quhaoh233/TokenRec, K-way form; its
+            own settings are `dropout=(0.5, 0.2)` and a restart every 50 epochs, which is fixed
+            here): no commitment, and the decoder sees the words themselves, so the encoders get
+            no gradient at all; losses are means over the dimensions too; one mask for a whole
             batch, and masks and position vectors pile up from encoder to encoder, though
             `transform` adds the position once; codebooks are set to k-means centres of one batch
-            of z_m before epochs 0, 50, 100, ...; a fifth of the rows is held out and chooses the
-            epoch that is kept.
+            of z_m as it is in training; a fifth of the rows is held out and chooses the epoch that
+            is kept. With that dropout z_m are noise in training and nearly one point without it:
+            all rows share a handful of IDs.
         epochs: None for as many as make 20,000 steps.
         batch_size, learning_rate, weight_decay, device, precision, random_state: see
             `training.train`; the learning rate is constant.
@@ -111,17 +117,19 @@ class MQ(CodebookQuantizer):
 
     Raises, Warns: see `fit`.
 
-    Deviates: `faithful_code` leaves out two slips: the public code overwrites the first row of
-        every batch with the mask, and never masks the last dimension of a patch. (An early
-        commit of it, 09e4351, is another model: one encoder, and residual codes.)
+    Deviates: no dropout and k-means every 5 epochs, where TokenRec has (0.5, 0.2) and every 50:
+        with its settings the form of the paper, too, ends with a handful of IDs.
+        `faithful_code` leaves out two slips: the public code overwrites the first row of every
+        batch with the mask, and never masks the last dimension of a patch. (An early commit of it,
+        09e4351, is another model: one encoder, and residual codes.)
 
     Cost: O(N L (d h_1 + h_1 h_2 + ... + K D)) an epoch.
     """
 
     def __init__(
-        self, num_levels=3, num_codes=256, hidden=(128, 256), latent=512, dropout=(0.5, 0.2),
-        mask_ratio=0.2, commitment=0.25, faithful_code=False, init="kmeans", epochs=1000,
-        batch_size=512, learning_rate=1e-3, weight_decay=0.01, device="auto",
+        self, num_levels=3, num_codes=256, hidden=(128, 256), latent=512, dropout=(0.0, 0.0),
+        mask_ratio=0.2, commitment=0.25, faithful_code=False, init="kmeans", restart_every=5,
+        epochs=1000, batch_size=512, learning_rate=1e-3, weight_decay=0.01, device="auto",
         precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
@@ -131,7 +139,11 @@ class MQ(CodebookQuantizer):
         return 0.2 if self.faithful_code else 0.0
 
     def _starts(self, epoch: int) -> bool:
-        return epoch % 50 == 0 if self.faithful_code else super()._starts(epoch)
+        if self.faithful_code:
+            return epoch % 50 == 0
+        if self.init == "uniform":
+            return False
+        return epoch == 0 or (self.restart_every is not None and epoch % self.restart_every == 0)
 
     def _start_rows(self) -> int:
         few = max(self.batch_size, self.num_codes)
@@ -145,7 +157,8 @@ class MQ(CodebookQuantizer):
         for name, rates in ("dropout", self.dropout), ("mask_ratio", [self.mask_ratio]):
             if not all(0 <= rate < 1 for rate in rates):
                 raise InputError(f"{name} is {getattr(self, name)!r}, but must lie in [0, 1)")
-
+        if self.restart_every is not None:
+            check_whole("restart_every", self.restart_every)
         if self.num_levels > self.n_features_in_:
             raise InputError(
                 f"n_features = {self.n_features_in_} cannot be cut into num_levels = "

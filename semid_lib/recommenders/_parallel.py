@@ -224,7 +224,7 @@ class ParallelRecommender(IdsRecommender):
         self.history_ = self._train(
             split, sids,
             lambda _, batch: self._loss(items, rows[:, batch], counts) / (len(batch) * per_row),
-            len(start), lengths=end - start, monitor="ndcg@10", patience=self.patience,
+            len(start), lengths=end - start, alike=False, monitor="ndcg@10", patience=self.patience,
             validate=(lambda: self._validate(split)) if len(split.users) else None,
             checkpoint=checkpoint, deadline=deadline, progress=progress,
         )  # fmt: skip
@@ -267,8 +267,10 @@ class ParallelRecommender(IdsRecommender):
     def _loss(self, items, rows, counts):
         """Loss of a batch of samples `rows` `[3, b]` of the CPU, summed over its targets.
 
-        `counts` `[N]`: how often each item is a target, where the network is.
+        `counts` `[N]`: how often each item is a target, where the network is. Rows of like length
+        are put together, so that little is padded; which sample stands where changes nothing.
         """
+        rows = rows[:, torch.argsort(rows[1] - rows[0], stable=True)]
         hidden, known, wanted, summaries = self._states(items, *rows, targets=1)
         return self._objective(hidden, known, wanted, summaries, counts)
 

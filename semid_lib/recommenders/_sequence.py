@@ -18,11 +18,12 @@ from semid_lib.layers import (
     target_ranks,
 )
 from semid_lib.recommenders.base import Recommender
-from semid_lib.runtime import resolve_device
+from semid_lib.runtime import resolve_device, send
 from semid_lib.settings import check_settings
-from semid_lib.training import train_model
+from semid_lib.training import like_lengths, train_model
 
 LOSSES = ("full", "sampled", "bce", "bpr")
+_GROUP = {"cpu": 32, "cuda": 256}  # samples of like length that are encoded together, at least
 
 
 def read_histories(read, histories, longest: int, device, about=()) -> Tensor:
@@ -86,7 +87,7 @@ class SequenceRecommender(Recommender):
         items, rows = (torch.as_tensor(array, device=device) for array in (split.items, rows))
         return train_model(
             self, lambda batch, known: loss(items, *rows[:, batch], lengths=lengths[known]),
-            len(lengths), lengths=lengths,
+            len(lengths), lengths=lengths, alike=False,
             identity={**self.get_params(), "device": 0, "data": split.data.sha256}, **settings,
         )  # fmt: skip
 
@@ -119,10 +120,22 @@ class SequenceRecommender(Recommender):
         end = last[user] - behind * self.max_history
         return np.maximum(first[user], end - self.max_history), end
 
-    def _loss(self, items, start, end, *more, per_row, lengths=None) -> Tensor:
-        """Summed loss of the targets over what an average batch of this size holds."""
+    def _grouped(self, lengths, *rows):
+        """Yield the samples `rows` (tensors `[b]`) in groups of like length, and these lengths."""
+        device = rows[0].device
+        for group in like_lengths(lengths, _GROUP.get(device.type, 32)):
+            places = send(torch.from_numpy(group), device)
+            yield *(row[places] for row in rows), lengths[group]
+
+    def _loss(self, items, *rows, per_row, lengths=None) -> Tensor:
+        """Summed loss of the targets over what an average batch of this size holds.
+
+        The samples are encoded in groups, each cut to its longest; the loss is that of the batch.
+        """
+        start, end = rows[:2]
         lengths = (end - start).cpu().numpy() if lengths is None else lengths
-        hidden, wanted = self._outputs(items, start, end, *more, lengths)
+        found = [self._outputs(items, *group) for group in self._grouped(lengths, *rows)]
+        hidden, wanted = (torch.cat(parts) for parts in zip(*found))
         hidden, rows = self._queries(hidden), self._rows()
         if self.loss == "full":
             total = chunked_cross_entropy(hidden, rows, wanted)

@@ -110,6 +110,12 @@ class S3Rec(CausalRecommender):
         return masked, run, other, step
 
     def _pretraining_loss(self, items: Tensor, start: Tensor, end: Tensor, lengths=None) -> Tensor:
+        lengths = (end - start).cpu().numpy() if lengths is None else lengths
+        groups = self._grouped(lengths, start, end)
+        return sum(self._task_losses(items, *rows) for *rows, _ in groups) / len(start)
+
+    def _task_losses(self, items: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """The weighted losses of the four tasks, summed over the sequences."""
         place, valid, tokens = self._gather(items, start, end + 1)
         masked, run, other, step = self._draw(valid, end + 1 - start, items)
         network, table, rows = self.network_, self.network_.table, self._vectors()
@@ -127,7 +133,7 @@ class S3Rec(CausalRecommender):
             network.attributes("map", hidden[masked], item),
             network.contrast("sp", context, right, wrong),
         ]
-        return sum(w * loss for w, loss in zip(self.task_weights, losses)) / len(start)
+        return sum(w * loss for w, loss in zip(self.task_weights, losses))
 
     def _restore(self, tensors):
         self._attributes = tensors["owned"].numpy(), len(tensors["attribute"])

@@ -1,6 +1,7 @@
 """Named datasets: found where they lie, fetched where they do not, refused if they are others."""
 
 import gzip
+import hashlib
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from semid_lib.data import fetch, leave_one_out, list_datasets, load_dataset, sources
+from semid_lib.data.tables import write_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError, UnorderedError
 
 S3REC = {
@@ -201,6 +203,35 @@ def test_ml100k_from_a_grouplens_zip_is_the_same(ml100k, server, nowhere, monkey
         load_dataset("ml-100k")
     (nowhere / "ml-100k").mkdir(parents=True, exist_ok=True)
     shutil.copy(path, nowhere / "ml-100k" / "ml-100k.zip")
+    with pytest.raises(ChecksumError, match="other titles, fields"):  # release dates are missing
+        load_dataset("ml-100k")
+    made = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(sources.SOURCES["ml-100k"].files, "ml-100k.zip", made)
     data = load_dataset("ml-100k")
     assert data.sha256 == ml100k.sha256
     assert data.items["title"].tolist() == titles.tolist()
+
+
+def test_edited_titles_are_refused_in_both_forms(ml100k, tmp_path, monkeypatch):
+    """The sequences are as pinned; a title, a genre or a rating is not."""
+    monkeypatch.setenv("SEMID_DATA", str(tmp_path))
+    folder = write_folder(ml100k, tmp_path / "ml-100k")
+    assert load_dataset("ml-100k").contents_sha256 == ml100k.contents_sha256
+    whole = gzip.decompress((folder / "items.csv.gz").read_bytes())
+    for old, new in ((b"Star Wars", b"Star Wart"), (b"Western", b"Eastern")):
+        assert old in whole
+        (folder / "items.csv.gz").write_bytes(gzip.compress(whole.replace(old, new)))
+        with pytest.raises(ChecksumError, match="other titles, fields"):
+            load_dataset("ml-100k")
+        with pytest.raises(ChecksumError, match="other titles, fields"):
+            load_dataset("ml-100k", fields=["genre"])
+    shutil.rmtree(folder)
+    source = sources.cache_dir() / "ml-100k"
+    if not (source / "ml-100k.item").exists():
+        return
+    folder.mkdir()
+    shutil.copy(source / "ml-100k.inter", folder)
+    text = (source / "ml-100k.item").read_bytes()
+    (folder / "ml-100k.item").write_bytes(text.replace(b"Star Wars", b"Star Wart"))
+    with pytest.raises(ChecksumError, match="other titles, fields"):
+        load_dataset("ml-100k")

@@ -128,8 +128,32 @@ def test_the_public_codes_form_holds_rows_out_and_keeps_the_best_epoch():
 
 def test_codebooks_start_anew_every_50_epochs_of_the_public_code():
     starts = [e for e in range(120) if MQ(faithful_code=True)._starts(e)]
-    assert starts == [0, 50, 100] and [e for e in range(120) if MQ()._starts(e)] == [0]
-    assert not MQ(init="uniform")._starts(0)
+    assert starts == [0, 50, 100]
+    assert [e for e in range(13) if MQ()._starts(e)] == [0, 5, 10]
+    assert [e for e in range(13) if MQ(restart_every=None)._starts(e)] == [0]
+    assert not any(MQ(init="uniform")._starts(e) for e in range(13))
+
+
+def test_most_codes_are_used_where_the_published_settings_use_a_handful():
+    """600 rows around 120 planted centres, at most 3 x 32 words, latents of 128 dimensions."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(120, 24))
+    X = np.repeat(centres, 5, axis=0) + 0.05 * rng.normal(size=(600, 24))
+    settings = dict(num_codes=32, hidden=(32, 64), latent=128, batch_size=100, epochs=22)
+
+    def counts(**more):
+        model = MQ(**settings, **more).fit(X)
+        used = [len(np.unique(column)) for column in model.codes_.T]
+        of_centres = model.codes_.reshape(120, 5, 3)
+        whole = (of_centres == of_centres[:, :1]).all((1, 2)).mean()  # centres with one ID
+        return min(used), len(np.unique(model.codes_, axis=0)), whole
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        used, distinct, _ = counts(dropout=(0.5, 0.2), restart_every=None)
+        assert used < 16 and distinct < 100
+        used, distinct, whole = counts()
+    assert used >= 28 and distinct >= 110 and whole > 0.5
 
 
 @pytest.mark.parametrize("faithful", [False, True])
@@ -167,6 +191,7 @@ def test_saved_and_loaded(tmp_path):
         ({"num_codes": 301}, "n_samples = 300 is fewer than n_clusters = 301"),
         ({"dropout": (0.5,)}, "equally long"),
         ({"dropout": (0.5, 1.0)}, r"dropout is \(0.5, 1.0\)"),
+        ({"restart_every": 0}, "restart_every"),
         ({"mask_ratio": 1.5}, "mask_ratio is 1.5"),
         ({"commitment": float("nan")}, "commitment is nan"),
         ({"num_levels": 10}, "n_features = 9 cannot be cut into num_levels = 10"),

@@ -200,6 +200,26 @@ def test_joint_loss_equals_the_slow_one(split, settings):
     np.testing.assert_allclose(found, mtp + model.alignment * isa)
 
 
+@pytest.mark.parametrize("kind", [ACERec, RPG])
+@pytest.mark.parametrize("long_histories", ["rows", "windows"])
+def test_the_loss_of_groups_is_that_of_the_padded_batch(split, kind, long_histories, monkeypatch):
+    """With the terms that compare the states of a batch; gradients too."""
+    model = shaken(kind, split, max_history=3, long_histories=long_histories)
+    rows = torch.as_tensor(np.stack(model._sequences(split)))
+    rows = rows[:, np.random.default_rng(3).permutation(rows.shape[1])[:33]]
+    counts, found = torch.as_tensor(1 + np.arange(ITEMS)), []
+    for size in (1000, 8, 1):
+        monkeypatch.setattr("semid_lib.recommenders._parallel._ROWS", {"cpu": size})
+        model.network_.zero_grad()
+        value = model._loss(torch.as_tensor(split.items), rows, counts)
+        value.backward()
+        slopes = [p.grad.flatten() for p in model.network_.parameters() if p.grad is not None]
+        found.append((value.detach(), torch.cat(slopes)))
+    for value, slope in found[1:]:
+        torch.testing.assert_close(value, found[0][0], rtol=1e-10, atol=0)
+        torch.testing.assert_close(slope, found[0][1], rtol=1e-9, atol=1e-10)
+
+
 def test_alignment_of_many_states_is_estimated(split, monkeypatch):
     monkeypatch.setattr("semid_lib.recommenders.acerec._ALIGNED", 60)
     model = made(split)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from semid_lib import training
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import (
     CheckpointError,
@@ -28,6 +29,13 @@ OWN = dict(
 )  # fmt: skip
 
 
+#: Each model, and its other losses and sequences where it has any.
+WAYS = [(kind, dict(loss=loss)) for kind in KINDS for loss in ("full", "sampled", "bpr")]
+WAYS += [(kind, dict(targets="last")) for kind in (SASRec, GRU4Rec, S3Rec)]
+WAYS += [(kind, dict(long_histories="windows")) for kind in (SASRec, GRU4Rec, S3Rec)]
+WAYS += [(BERT4Rec, dict(samples="sequences", long_histories="windows"))]
+
+
 @pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
@@ -45,6 +53,67 @@ def test_batch_mates_do_not_matter(kind, tiny, shake, split):
     together = model.score_items(histories)
     for row, history in enumerate(histories):
         np.testing.assert_allclose(model.score_items([history])[0], together[row])
+
+
+@pytest.mark.parametrize("kind, way", WAYS)
+def test_the_loss_of_groups_is_that_of_the_padded_batch_and_of_rows_alone(
+    kind, tiny, way, shake, split, monkeypatch
+):
+    """A random batch in groups of like length, in one padded block, and each sample by itself."""
+    model = shake(kind(**tiny, max_history=5, **way), split)
+    if kind is BERT4Rec:  # the newest, and every third before it, whatever else is in the batch
+        model._choose = lambda valid: valid & (torch.arange(valid.shape[1], 0, -1) % 3 == 1)
+    monkeypatch.setattr(  # its negatives: those of each target, not of its place in the batch
+        "semid_lib.layers.torch.randint", lambda high, size, device: torch.full(size, 7 % high)
+    )
+    rows, items = torch.as_tensor(np.stack(model._sequences(split))), torch.as_tensor(split.items)
+    rows = rows[:, np.random.default_rng(3).permutation(rows.shape[1])[:23]]
+    lengths = (rows[1] - rows[0]).numpy()
+    assert len(np.unique(lengths)) > 3
+
+    def found(size, batch=rows):
+        monkeypatch.setattr("semid_lib.recommenders._sequence._GROUP", {"cpu": size})
+        model.network_.zero_grad()
+        value = model._loss(items, *batch, per_row=1.0)
+        value.backward()
+        slopes = [p.grad for p in model.network_.parameters() if p.grad is not None]
+        return float(value.detach()), torch.cat([g.flatten() for g in slopes])
+
+    padded, slope = found(1000)
+    for size in (2, 5):
+        value, other = found(size)
+        assert abs(value - padded) < 1e-10 * abs(padded)
+        torch.testing.assert_close(other, slope, rtol=1e-9, atol=1e-10)
+    alone = np.mean([found(1, rows[:, [n]])[0] for n in range(23)])
+    assert abs(alone - padded) < 1e-10 * abs(padded)
+
+
+def test_batches_are_random(kind, tiny, split, monkeypatch):
+    """Never of like length: longer samples have more targets, and a step is as large."""
+    told, batches = [], training._batches
+    monkeypatch.setattr(
+        training, "_batches", lambda n, e, b, lengths, *a: told.append(lengths) or
+        batches(n, e, b, lengths, *a),
+    )  # fmt: skip
+    kind(**tiny).fit(split)
+    assert len(told) >= 2 and all(lengths is None for lengths in told)
+
+
+def test_pretraining_in_groups_is_that_of_the_padded_batch(shake, split, monkeypatch):
+    model = shake(S3Rec(**{k: v for k, v in SMALL.items() if k != "hidden_dim"}), split)
+    items, (start, end) = torch.as_tensor(split.items), map(torch.as_tensor, split.windows(5))
+    start = torch.maximum(start, end - 4)
+
+    def drawn(valid, length, items):  # by the place in the sequence alone
+        place = torch.arange(valid.shape[1]).expand(valid.shape)
+        run = (place < length[:, None] // 2) & (place >= length[:, None] // 4)
+        return valid & (place % 2 == 0), run, place + 1, 1 + place % 3
+
+    model._draw, found = drawn, []
+    for size in (1000, 20, 5):
+        monkeypatch.setattr("semid_lib.recommenders._sequence._GROUP", {"cpu": size})
+        found.append(float(model._pretraining_loss(items, start, end).detach()))
+    np.testing.assert_allclose(found[1:], found[0], rtol=1e-10)
 
 
 def test_only_the_newest_items_are_read(kind, tiny, shake, split):
