@@ -173,7 +173,7 @@ def neighbour_purity(vectors, labels, k: int = 20, metric: str = "cosine") -> fl
         raise InputError(f"metric is {metric!r}, but must be 'cosine' or 'euclidean'")
     X = X - X.mean(axis=0) if metric == "euclidean" else _unit(X)
     half = (X * X).sum(axis=1) / 2 if metric == "euclidean" else np.zeros(len(X), X.dtype)
-    border = 16 * np.finfo(X.dtype).eps * max(half.max(), 0.5 * (metric == "cosine"))
+    border = 64 * np.finfo(X.dtype).eps * max(half.max(), 0.5 * (metric == "cosine"))
     pure = 0.0
     for rows in np.array_split(np.arange(len(X)), -(-len(X) * len(X) // _BLOCK)):
         near = X[rows] @ X.T - half  # ||x - y||^2 = ||x||^2 - 2 (x . y - ||y||^2 / 2)

@@ -33,6 +33,7 @@ COLUMNS = (
     "train_review_summaries",
 )  # fmt: skip
 CHUNK = 256  # texts a file of the cache
+DECIMALS = 6  # of vectors: the digits of a float64 SVD that every processor agrees on
 _one_thread = threadpool_limits.wrap(limits=1)  # sums in one order: the same vectors everywhere
 
 
@@ -65,7 +66,7 @@ class TextEncoder(BaseEstimator):
         random_state: seed of the SVD's sketch.
 
     Attributes:
-        texts_: the N texts. vectors_: `[N, D]` float32.
+        texts_: the N texts. vectors_: `[N, D]` float32, rounded to six decimals.
 
     Raises (in fit):
         InputError: an item without text and `empty="error"`, fewer dimensions in the vectors than
@@ -199,7 +200,7 @@ class TextEncoder(BaseEstimator):
             length = np.linalg.norm(raw, axis=1, keepdims=True)
             raw = raw / np.where(length > 0, length, 1)
         vectors = np.zeros((len(there), raw.shape[1]), np.float32)
-        vectors[there] = raw
+        vectors[there] = raw.round(DECIMALS) + 0.0
         return vectors
 
     def _network_vectors(self, texts, progress) -> np.ndarray:

@@ -32,7 +32,8 @@ class Run:
         self.precision = resolve_precision(model.precision, self.device)
         dtype = PRECISIONS[self.precision][0]
         torch.manual_seed(seed)
-        self.network = model._build(X, seed).to(self.device, dtype)
+        wide = X.astype(np.float64) if dtype == torch.float64 else X  # its k-means start, too
+        self.network = model._build(wide, seed).to(self.device, dtype)
         self.data = torch.tensor(X, dtype=dtype, device=self.device)
         self.digest = hashlib.sha256(X).hexdigest()
 
