@@ -296,17 +296,26 @@ def _batches(num_samples, per_epoch, batch_size, lengths, seed, epoch, device) -
     return batches
 
 
-def like_lengths(lengths: np.ndarray, rows: int, parts: int = 8) -> list[np.ndarray]:
-    """Cut a batch into at most `parts` groups of like length, each of `rows` samples or more.
+def like_lengths(lengths: np.ndarray, least: int, most: int | None = None) -> list[np.ndarray]:
+    """Cut a batch into groups of like length, the longest of each less than 5/3 of the shortest.
 
     Args:
-        lengths: `[b]`, b at least 1.
+        lengths: `[b]`. least, most: rows of a group; with fewer than `least`, or before fewer, it
+            takes in shorter samples, too.
 
     Returns:
         The places 0..b-1 of each group, int64; shorter samples first.
     """
     order = np.argsort(lengths, kind="stable")
-    return np.array_split(order, min(max(len(order) // rows, 1), parts))
+    groups, end = [], len(order)
+    while end:
+        first = np.searchsorted(lengths[order], 0.6 * lengths[order[end - 1]], side="right")
+        first = min(first, end - least)
+        first = first if first >= least else 0
+        first = max(first, end - (most or end))
+        groups.append(order[first:end])
+        end = first
+    return groups[::-1]
 
 
 class _Loop:

@@ -367,13 +367,20 @@ def test_every_target_weighs_alike_in_random_batches_and_not_in_those_of_like_le
     assert distorted[0] > 1.8 and distorted[0] > 3 * distorted[2]
 
 
-@pytest.mark.parametrize("rows, sizes", [(5, [6, 6, 5]), (2, [3] + [2] * 7), (100, [17])])
-def test_groups_of_like_length(rows, sizes):
-    lengths = np.random.default_rng(1).integers(1, 9, size=17)
-    groups = like_lengths(lengths, rows)
-    assert [len(g) for g in groups] == sizes
-    assert sorted(np.concatenate(groups)) == list(range(17))
-    assert (np.diff(lengths[np.concatenate(groups)]) >= 0).all()
+@pytest.mark.parametrize(
+    "least, most, truth",
+    [
+        (1, None, [[1, 1], [2, 2, 2, 3], [4, 6, 6], [9, 9, 10]]),
+        (3, None, [[1, 1, 2, 2, 2, 3], [4, 6, 6], [9, 9, 10]]),
+        (1, 2, [[1, 1], [2, 2], [2, 3], [4, 6], [6, 9], [9, 10]]),
+        (99, None, [[1, 1, 2, 2, 2, 3, 4, 6, 6, 9, 9, 10]]),
+    ],
+)
+def test_groups_of_like_length(least, most, truth):
+    lengths = np.random.default_rng(1).permutation(sum(truth, []))
+    groups = like_lengths(lengths, least, most)
+    assert [lengths[group].tolist() for group in groups] == truth
+    assert sorted(np.concatenate(groups)) == list(range(12))
 
 
 def test_the_seed_decides_the_order():

@@ -19,8 +19,9 @@ from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
 from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
 from semid_lib.runtime import keep_memory, resolve_device, send
 from semid_lib.settings import check_settings
+from semid_lib.training import like_lengths
 
-_ROWS = {"cpu": 32, "cuda": 256}  # sequences of like length that are read together
+_ROWS = {"cpu": (8, 32), "cuda": (256, 256)}  # sequences read together, at least and at most
 _USERS = 1024  # whose histories are read, and scored, at once
 _TARGETS = 4096  # with more, the heads' inner values are made again for the gradients
 
@@ -284,23 +285,24 @@ class ParallelRecommender(IdsRecommender):
     def _states(self, items, start, end, first, targets=0):
         """States after the steps first..end-1 of sequences `items[start:end]`.
 
-        Rows go through the network in groups, cut to their longest. With `targets=1` the items
-        that follow are looked up too. Sequences are on the CPU, where distinct items are found
-        without waiting for a GPU.
+        Sequences, shorter ones first, go through the network in groups, cut to their longest. With
+        `targets=1` the items that follow are looked up too. Sequences are on the CPU, where
+        distinct items are found without waiting for a GPU.
 
         Returns:
             States `[P, D]`, the batch's distinct items, which of them follow each state `[P]`, and
             their summaries.
         """
         device = self.network_.position.device
-        longest = int((end - start).max())
+        lengths = (end - start).numpy()
+        longest = int(lengths.max())
         place = start[:, None] + torch.arange(longest + targets)
         read = items[torch.minimum(place, end[:, None] - 1 + targets)]
         known, at = torch.unique(read, return_inverse=True)
         vectors, summaries = self.network_.vectors(send(known, device))
         keep, hidden = (place >= first[:, None]) & (place < end[:, None]), []
-        for rows in torch.arange(len(at)).split(_ROWS.get(device.type, 32)):
-            steps = int((end - start)[rows].max())
+        for group in like_lengths(lengths, *_ROWS.get(device.type, (8, 32))):
+            rows, steps = torch.from_numpy(group), int(lengths[group].max())
             block = send(at[rows, :steps], device)
             hidden.append(self.network_(vectors[block], keep[rows, :steps]))
         return torch.cat(hidden), known, at[:, targets:][keep[:, :longest]], summaries

@@ -23,7 +23,7 @@ from semid_lib.settings import check_settings
 from semid_lib.training import like_lengths, train_model
 
 LOSSES = ("full", "sampled", "bce", "bpr")
-_GROUP = {"cpu": 32, "cuda": 256}  # samples of like length that are encoded together, at least
+_GROUP = {"cpu": 8, "cuda": 256}  # samples of like length that are encoded together, at least
 
 
 def read_histories(read, histories, longest: int, device, about=()) -> Tensor:
@@ -123,7 +123,7 @@ class SequenceRecommender(Recommender):
     def _grouped(self, lengths, *rows):
         """Yield the samples `rows` (tensors `[b]`) in groups of like length, and these lengths."""
         device = rows[0].device
-        for group in like_lengths(lengths, _GROUP.get(device.type, 32)):
+        for group in like_lengths(lengths, _GROUP.get(device.type, 8)):
             places = send(torch.from_numpy(group), device)
             yield *(row[places] for row in rows), lengths[group]
 

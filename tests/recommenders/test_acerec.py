@@ -208,8 +208,8 @@ def test_the_loss_of_groups_is_that_of_the_padded_batch(split, kind, long_histor
     rows = torch.as_tensor(np.stack(model._sequences(split)))
     rows = rows[:, np.random.default_rng(3).permutation(rows.shape[1])[:33]]
     counts, found = torch.as_tensor(1 + np.arange(ITEMS)), []
-    for size in (1000, 8, 1):
-        monkeypatch.setattr("semid_lib.recommenders._parallel._ROWS", {"cpu": size})
+    for sizes in ((1000, 1000), (8, 8), (1, 5), (1, 1)):
+        monkeypatch.setattr("semid_lib.recommenders._parallel._ROWS", {"cpu": sizes})
         model.network_.zero_grad()
         value = model._loss(torch.as_tensor(split.items), rows, counts)
         value.backward()
