@@ -8,6 +8,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -211,11 +212,20 @@ def map_to_plane(vectors, method: str = "tsne", random_state: int = 0) -> np.nda
     near = NearestNeighbors(n_neighbors=16, metric="cosine").fit(X)
     distance, index = near.kneighbors(X)
     known = index[:, :15], distance[:, :15].astype(np.float32)
-    # UMAP leaves torch with as many threads as there are cores, which the limits take back, and
-    # warns that it cannot place new points, which nobody asks.
-    with threadpool_limits(1), warnings.catch_warnings():
+    layout = UMAP(15, metric="cosine", precomputed_knn=known, random_state=random_state, n_jobs=1)
+    # It warns that it cannot place new points, which nobody asks.
+    with _threads_kept(), threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        layout = UMAP(
-            15, metric="cosine", precomputed_knn=known, random_state=random_state, n_jobs=1
-        )
         return layout.fit_transform(X)
+
+
+@contextmanager
+def _threads_kept():
+    """Leave torch with as many threads as it has; UMAP may set them to the number of cores."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import timeit
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -142,6 +143,24 @@ def send(tensor, device):
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+@contextmanager
+def one_thread(device: str = "cpu"):
+    """Let torch compute in one thread on a CPU.
+
+    Its sums over many rows (gradients of weights, batch normalisation) are split between the
+    threads, so their last digit, and in the end a code, depends on how many there are.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if str(device).startswith("cpu"):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

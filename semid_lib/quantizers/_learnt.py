@@ -14,7 +14,7 @@ from torch import Tensor
 from semid_lib.errors import CollapseWarning, InputError
 from semid_lib.quantizers.balanced_kmeans import check_clusters
 from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors, check_whole
-from semid_lib.runtime import resolve_device, resolve_precision
+from semid_lib.runtime import one_thread, resolve_device, resolve_precision
 from semid_lib.training import PRECISIONS, train
 
 STEPS = 20_000  # optimiser steps of a fit with epochs=None
@@ -97,6 +97,8 @@ class LearntQuantizer(Quantizer):
 
         Warns:
             CollapseWarning: a level gives every row the same code.
+
+        On a CPU it computes in one thread, so that a seed decides the codes.
         """
         seed = check_seed(self.random_state)
         X = check_vectors(self, X, reset=True)
@@ -106,14 +108,15 @@ class LearntQuantizer(Quantizer):
         self._check()
         run = self._run(self, X, seed)
         keywords = dict(checkpoint=checkpoint, deadline=deadline, progress=progress)
-        try:
-            self.history_ = run.train(**keywords)
-        except InputError:
-            if run.good is not None:
-                run.network.load_state_dict(run.good)
-                self._finish(run.network, X)
-            raise
-        return self._finish(run.network, X)
+        with one_thread(run.device):
+            try:
+                self.history_ = run.train(**keywords)
+            except InputError:
+                if run.good is not None:
+                    run.network.load_state_dict(run.good)
+                    self._finish(run.network, X)
+                raise
+            return self._finish(run.network, X)
 
     def _finish(self, network, X):
         self._adopt(network.eval(), X)
@@ -130,7 +133,9 @@ class LearntQuantizer(Quantizer):
     def transform(self, X) -> np.ndarray:
         """The code of each level in turn, as at the end of `fit`, `[N, L]` int64."""
         self._check_fitted()
-        return self._encode(check_vectors(self, X, reset=False))
+        X = check_vectors(self, X, reset=False)
+        with one_thread(resolve_device(self.device)):
+            return self._encode(X)
 
 
 @torch.no_grad()

@@ -18,6 +18,9 @@ from semid_lib.quantizers.kmeans import kmeans, lloyd_steps
 from semid_lib.settings import check_settings, keep_settings
 
 LAST_STEPS = 25  # Lloyd steps of the codebooks, faiss's own default
+SAME = 1e-12  # what rounding makes of equal squared distances, as a share of squared lengths
+DUST = 1e-13  # what rotating leaves of zero, where the largest entry is 1
+MOST_ROTATED = 4096  # dimensions that OPQ turns: its rotation takes D^3 operations a turn
 
 
 class PQ(Quantizer):
@@ -25,8 +28,8 @@ class PQ(Quantizer):
 
     x - mean = (x_1, ..., x_m), c_b = argmin_k ||x_b - mu^b_k||^2: unlike a residual quantizer's,
     the codes have no order and can be found (and generated) in parallel. In float32 the k-means
-    and the codes are faiss's (`ProductQuantizer`); packed codes are read back by its
-    `unpack_bitstrings`. In float64 they are this library's k-means, without faiss.
+    is faiss's (`ProductQuantizer`), in float64 this library's. Where centres are equal, as with
+    fewer distinct rows than codes, the first is taken: `transform` repeats `codes_` row by row.
     Source: Jégou et al. 2011.
 
     Args:
@@ -74,12 +77,10 @@ class PQ(Quantizer):
         Z = self._centred(X)
         with threadpool_limits(1):
             self.rotation_, errors = self._learn(books, Z)
-            rotated = Z @ self.rotation_
-            self.codes_, near = books.encode(rotated)
         self.level_sizes_ = (k,) * m
         self._centres = books.centres() * self._scale
-        errors = [*errors, _error(rotated, near)]
-        self.errors_ = [error * self._scale**2 for error in errors]
+        self.codes_, last = self._code(X)
+        self.errors_ = [error * self._scale**2 for error in [*errors, last]]
         self.inertia_ = self.errors_[-1] * len(X)
         return self
 
@@ -118,11 +119,21 @@ class PQ(Quantizer):
         """Nearest centre of each block, `[N, m]` int64."""
         self._check_fitted()
         X = check_vectors(self, X, reset=False)
-        m, k, block = self._centres.shape
-        books = self._books(m, k, m * block, 0)
-        books.take(self._centres / self._scale)
+        return self._code(X)[0]
+
+    def _code(self, X) -> tuple[np.ndarray, float]:
+        """Codes `[N, m]`, and the mean squared error at scale 1.
+
+        In float64, so that a row gets the same codes alone and among others.
+        """
         with threadpool_limits(1):
-            return books.encode(self._centred(X) @ self.rotation_)[0]
+            rotated = ((X - self.mean_) / self._scale) @ self.rotation_.astype(np.float64)
+        blocks = np.split(rotated, len(self._centres), axis=1)
+        codes, error = [], 0.0
+        for block, words in zip(blocks, self._centres / self._scale):
+            codes.append(first_nearest(block, words))
+            error += _error(block, words[codes[-1]])
+        return np.stack(codes, axis=1), error
 
     def inverse_transform(self, codes) -> np.ndarray:
         """The reconstruction `[N, D]` of codes; blocks beyond those given stay at the mean."""
@@ -191,6 +202,8 @@ class OPQ(PQ):
 
     Deviates: vectors are centred first (as faiss's IVF1 residuals are in RPG).
 
+    Raises: as `PQ`, and InputError for D above 4,096.
+
     Cost: a turn is O(N K D steps + N D^2 + D^3).
     """
 
@@ -206,6 +219,12 @@ class OPQ(PQ):
             check_whole(name, getattr(self, name))
         if self.init not in ("pca", "random"):
             raise InputError(f"init is {self.init!r}, but must be 'pca' or 'random'")
+        if width > MOST_ROTATED:
+            raise InputError(
+                f"n_features = {width}, but OPQ turns at most {MOST_ROTATED} dimensions: a round "
+                "takes as many operations as their cube. Reduce the vectors first (PCA, "
+                "`TextEncoder(pca=...)`), or use PQ, which turns nothing."
+            )
         return super()._check_settings(n, width)
 
     def _learn(self, books, Z):
@@ -227,6 +246,23 @@ class OPQ(PQ):
         rotation = rotation.astype(Z.dtype)
         books.train(Z @ rotation, self.max_iter, hot=True)
         return rotation, errors
+
+
+def first_nearest(X, centres) -> np.ndarray:
+    """Index of the nearest centre of each row, `[N]` int64: the first where several are equal.
+
+    Squared distances that differ by less than `SAME` of the squared lengths count as equal: where
+    rows repeat, k-means leaves centres that are the same but for rounding. Rows of scale 1.
+    """
+    offset, chosen = (centres * centres).sum(axis=1), np.empty(len(X), np.int64)
+    with threadpool_limits(1):
+        for first in range(0, len(X), 1024):
+            rows = X[first : first + 1024]
+            cost = offset - 2 * (rows @ centres.T)
+            slack = SAME * ((rows * rows).sum(axis=1) + offset.max()) + DUST**2
+            least = cost.min(axis=1) + slack
+            chosen[first : first + 1024] = (cost <= least[:, None]).argmax(axis=1)
+    return chosen
 
 
 def procrustes(X, target) -> np.ndarray:
@@ -278,11 +314,6 @@ class _FaissBooks:
         flat = _faiss().vector_to_array(self.pq.centroids)
         return flat.reshape(self.pq.M, self.pq.ksub, -1).astype(np.float64)
 
-    def take(self, centres) -> None:
-        """Use these codebooks."""
-        flat = centres.astype(np.float32).ravel()
-        _faiss().copy_array_to_vector(flat, self.pq.centroids)
-
 
 class _Books:
     """The same in float64, by the library's k-means."""
@@ -305,9 +336,6 @@ class _Books:
 
     def centres(self) -> np.ndarray:
         return self.words
-
-    def take(self, centres) -> None:
-        self.words = centres
 
     def _cut(self, Y) -> list[np.ndarray]:
         return np.split(Y, len(self.words), axis=1)

@@ -239,8 +239,41 @@ def test_fitted_rows_keep_their_codes_where_centres_are_alike(precision, tmp_pat
     X = np.repeat(rng.normal(size=(12, 6)), 10, axis=0)
     model = OPQ(num_blocks=2, num_codes=16, num_rounds=5, precision=precision).fit(X)
     assert (model.transform(X) == model.codes_).all()
+    alone = np.concatenate([model.transform(row[None]) for row in X])
+    assert (alone == model.codes_).all()
+    assert len(np.unique(model.codes_, axis=0)) <= 12  # equal rows have equal codes
     again = OPQ.load(model.save(tmp_path / "opq.safetensors"))
     assert (again.transform(X) == model.codes_).all()
+
+
+@pytest.mark.parametrize("kind", [PQ, OPQ])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("rank", ["two rows", "one direction"])
+def test_a_fitted_row_keeps_its_codes_alone_among_others_and_in_any_order(
+    kind, precision, width, rank
+):
+    rng = np.random.default_rng(0)
+    line = np.outer(rng.normal(size=60), rng.normal(size=width))
+    X = np.repeat(rng.normal(size=(2, width)), 30, axis=0) if rank == "two rows" else line
+    more = {"num_rounds": 5} if kind is OPQ else {}
+    model = kind(num_blocks=2, num_codes=16, precision=precision, **more).fit(X)
+    assert (model.transform(X) == model.codes_).all()
+    assert (model.transform(X[::-1])[::-1] == model.codes_).all()
+    assert (model.transform(X[7:31]) == model.codes_[7:31]).all()
+    assert all((model.transform(X[[i]])[0] == model.codes_[i]).all() for i in range(60))
+
+
+def test_of_equal_centres_the_first_is_taken():
+    centres = np.array([[3.0, 0.0], [1.0, 1.0], [1.0 + 1e-15, 1.0], [1.0, 1.0], [1.1, 1.0]])
+    rows = np.array([[1.0, 1.0], [1.0, 0.9], [3.0, 0.0], [1.06, 1.0]])
+    assert module.first_nearest(rows, centres).tolist() == [1, 1, 0, 4]
+
+
+def test_more_dimensions_than_can_be_turned_are_refused_at_once():
+    X = np.random.default_rng(0).normal(size=(20, 10_000))
+    with pytest.raises(InputError, match="n_features = 10000, but OPQ turns at most 4096"):
+        OPQ(num_blocks=2, num_codes=4).fit(X)
 
 
 def test_an_unknown_precision_is_named():
