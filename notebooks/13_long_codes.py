@@ -10,7 +10,7 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "https://github.com/semid-book/semid-book"
-    source = f"semid-lib[fast,faiss,behaviour] @ git+{address}@v0.1.0"
+    source = f"semid-lib[fast,behaviour] @ git+{address}@v0.1.0"
     source = os.environ.get("SEMID_INSTALL", source)
     get_ipython().run_line_magic("pip", f"install -q '{source}'")
 
@@ -36,8 +36,8 @@ r"""
 ::::{admonition} Cost
 :class: note
 Quick profile: about a minute and a half on one CPU core, 1 GB of memory,
-MovieLens-100K (fetched by itself). It needs the packages `faiss-cpu` and
-`implicit` (`pip install 'semid-lib[faiss,behaviour]'`). Paper profile: the
+MovieLens-100K (fetched by itself). It needs the package `implicit`
+(`pip install 'semid-lib[behaviour]'`). Paper profile: the
 full-size runs of RPG are read from records; `SEMID_PROFILE=paper` makes
 the one of Instruments first (a T4 has not been timed). {ref}`ch-quantization` introduces PQ and
 OPQ, {ref}`ch-generate` the search that this chapter does without.
@@ -137,7 +137,8 @@ this chapter are made of behaviour: a factorisation of who rated what in
 the train part {cite:p}`als`, 64 numbers a film. We make codes of several
 lengths with 64 codes a digit, by OPQ, by PQ, and **by lot**: digits drawn
 at random, which know nothing of the films. The lots are the control of
-everything that follows.
+everything that follows. (The codes are made in float64, so that they are
+the same on every processor; {ref}`ch-quantization` says why.)
 """
 
 # %%
@@ -331,9 +332,10 @@ m = 16
 sids = SemanticIds(codes["OPQ", m], (M,) * m)
 prefixes = [len(code) for code in sids.trie.code]
 print("distinct prefixes of 1 to 8 digits:", prefixes[:8])
-alone = np.mean([n == prefixes[-1] for n in prefixes])
-print(f"levels at which nothing is left to choose: {alone:.0%}")
+alone = np.mean([n > 0.99 * prefixes[-1] for n in prefixes])
+print(f"levels with a hundredth of the films to tell apart: {alone:.0%}")
 assert prefixes[3] > 0.9 * prefixes[-1]
+assert prefixes[7] > 0.99 * prefixes[-1]
 
 # %% [markdown]
 r"""
@@ -977,7 +979,7 @@ for key, c in codes.items():
     if key[0] == "OPQ":
         student[key[1]] = scores
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "A perfect student of a Markov chain through the product of m digits of 64 codes, 943 viewers, validation films of MovieLens-100K. Left: Recall@10; dotted, the teacher. Right: share of the teacher's ten films in the student's. See that digits by lot climb to the teacher with length, and that OPQ's need few digits to do as well or better, with other films.", "name": "fig-long-student"}, "image": {"alt": "Two line charts over 1 to 32 digits. Recall of lots climbs from 0.01 to the teacher's line, PQ and OPQ reach it by 4 digits. Agreement of lots rises to near 0.8, that of OPQ stays lower."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "A perfect student of a Markov chain through the product of m digits of 64 codes, 943 viewers, validation films of MovieLens-100K. Left: Recall@10; dotted, the teacher. Right: share of the teacher's ten films in the student's. See that digits by lot climb to the teacher with length, and that OPQ's need few digits to do as well, with other films.", "name": "fig-long-student"}, "image": {"alt": "Two line charts over 1 to 32 digits. Recall of lots climbs from 0.01 to the teacher's line, PQ and OPQ reach it by 4 digits. Agreement of lots rises to near 0.8, that of OPQ stays lower."}}
 fig, (left_ax, right_ax) = plotting.figure(height=2.8, ncols=2)
 styles = {
     "OPQ": plotting.method_style("OPQ-KMeans"),
@@ -1009,9 +1011,17 @@ assert paid_for["high"][0] < 0
 assert (paid_for["low"][1:] < 0.01).all() and paid_for["high"][3] > 0
 climb = [agree["lot", m_] for m_ in LENGTHS]
 assert (np.diff(climb) > 0).all() and climb[0] < 0.1 < 0.6 < climb[-1]
-assert agree["OPQ", 8] < agree["lot", 8]
-other = student_hits["OPQ", 8] - student_hits["lot", 8]
-assert bootstrap_interval(other)[0] > 0
+assert agree["OPQ", 8] < agree["lot", 8] - 0.02
+more = {
+    m_: student_hits["OPQ", m_] - student_hits["lot", m_]
+    for m_ in (2, 8)
+}
+for m_, gap in more.items():
+    low, high = bootstrap_interval(gap)
+    print(f"OPQ minus lot, {m_} digits: {gap.mean():+.3f} "
+          f"[{low:+.3f}, {high:+.3f}]")  # fmt: skip
+assert bootstrap_interval(more[2])[0] > 0.01
+assert bootstrap_interval(more[8])[0] > -0.02
 assert student_hits["OPQ", 16].mean() > 0.9 * taught.mean()
 
 # %% tags=["hide-input"]
@@ -1030,9 +1040,10 @@ Three things to see.
   *similar* films, which is not a mistake of the same kind: who watched
   one may watch the other.
 - So read both charts. With eight digits, the student through OPQ finds
-  fewer of its teacher's films than the student through lots, and hits more
-  often. The product smooths. That is a second thing that a tokenizer
-  does besides compressing, and here it pays.
+  fewer of its teacher's films than the student through lots, and hits no
+  less often for it (the lines above the table). The product smooths. That
+  is a second thing that a tokenizer does besides compressing, and here it
+  does no harm.
 
 The bits tell the other side. They are paid in full, as
 {prf:ref}`prop-long-product` says, and what normalising over the catalogue gives
@@ -1108,9 +1119,13 @@ for digits, result in by_length.items():
         "student": student_hits["OPQ", digits].mean(),
     })  # fmt: skip
 trained = pd.DataFrame(rows)
-longer = paired_difference(by_length[16], by_length[32], "recall@10")
-assert longer[1] > 0  # the interval's lower end
-print("16 digits minus 32: {:+.3f} [{:+.3f}, {:+.3f}]".format(*longer))
+at_ten = trained.set_index("digits")["Recall@10"]
+best = at_ten.drop(32).idxmax()
+longer = paired_difference(by_length[best], by_length[32], "recall@10")
+print("the best shorter one has", best, "digits; minus 32 digits: "
+      "{:+.3f} [{:+.3f}, {:+.3f}]".format(*longer))  # fmt: skip
+assert longer[0] > 0
+assert at_ten[32] < student_hits["OPQ", 32].mean() - 0.01
 
 # %% tags=["hide-input"]
 kinds = dict.fromkeys(["Recall@10", "low", "high", "student"], "metric")
@@ -1124,12 +1139,12 @@ table(
 # %% [markdown]
 r"""
 The perfect student gains from two digits to eight and then has enough. The
-trained model has another problem with length: 32 digits are behind 16, by
-more than chance, although the student of 32 is as good as any. Same films,
-same steps, same rate (chosen with 16 digits, which favours these), and
-twice as many heads to learn. What limits here is learning, not
-independence. Length must be paid for in training, and this chapter has a
-minute.
+trained model does not follow it: 32 digits are behind the best shorter
+length (the line above the table has the interval; the best of three is
+chosen by these very films, so read it with that in mind), and far behind
+their own student. Same films, same steps, same rate, and more heads to
+learn. What limits here is learning, not independence. Length must be paid
+for in training, and this chapter has a minute.
 
 Records of full size, where there are any. The paper draws this curve
 (Figure 7) and prints no numbers for it.
@@ -1426,7 +1441,7 @@ rows.append(("exact", 1.0, 1.0))
 names = ["search", "of the ten", "look-ups"]
 searches = pd.DataFrame(rows, columns=names).set_index("search")
 by = searches["of the ten"]
-assert by.iloc[0] < 0.6 and by.iloc[2] > 0.9
+assert by.iloc[0] < 0.6 and by.iloc[2] > 0.8
 assert searches["look-ups"].iloc[2] < searches["look-ups"].iloc[3]
 
 # %% tags=["hide-input"]
@@ -1440,8 +1455,8 @@ table(
 # %% [markdown]
 r"""
 With ten beams the prefixes lose most of the list: the first digits say no
-more than the others, as we expected. With 200 they find nearly all of it,
-for fewer look-ups than the walk needs. So it is not the *search* that
+more than the others, as we expected. With 200 they find most of it, for
+fewer look-ups than the walk needs. So it is not the *search* that
 makes left-to-right decoding dear. There, each beam's next digit is another
 run of the network; here, all digits lie in the table, and a look-up is an
 addition. A search over prefixes of the *table* needs no graph and no
@@ -1474,9 +1489,12 @@ gaps = {
     for name in list(results)[1:]
     if (name, rule) != ("RPG, graph", "unseen")
 }
-assert all(gaps["Popularity", rule][1] > 0 for rule in RULES)
+for (name, rule), (_, low, high) in gaps.items():
+    side = "above" if low > 0 else "below" if high < 0 else "level with"
+    print(f"{RULES[rule]:16}  RPG {side} {name}")
+assert all(gaps["Popularity", rule][0] > 0 for rule in RULES)
+assert all(gaps["Markov chain", rule][0] < 0 for rule in RULES)
 assert gaps["Markov chain", "all"][2] < 0
-assert gaps["Markov chain", "unseen"][2] > 0
 assert abs(gaps["RPG, graph", "all"][0]) < 0.015
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Recall@10 on the test films of MovieLens-100K, all films ranked, 943 viewers, quick profile, one seed, 95 % bootstrap intervals. RPG with 16 digits, scored exactly and by a walk of 10 beams, 10 edges and 5 steps. See where RPG stands among the floors.", "name": "fig-long-floors"}, "image": {"alt": "Horizontal bars of Recall@10 with intervals for RPG, RPG with graph decoding, Markov chain, item-kNN and popularity."}}
@@ -1498,11 +1516,11 @@ table(
 
 # %% [markdown]
 r"""
-RPG is above popularity by both rules. The Markov chain is above RPG where
-seen films are ranked; where they are left out, the interval contains
-zero. Item-kNN lies between. The walk makes a fifth of the scores and loses
-next to nothing. (It ends with ten films; with the seen ones taken out too
-few are left, so it has no second row.)
+The lines above the figure say which of the intervals contain zero. RPG
+finds more than popularity by both rules, and less than the Markov chain,
+where seen films are ranked by more than chance. The walk makes a fifth of
+the scores and loses next to nothing. (It ends with ten films; with the seen
+ones taken out too few are left, so it has no second row.)
 
 So a table of counts is at least level with this short training. A
 smooth form of that table was the teacher of the
@@ -1783,7 +1801,7 @@ the order, and what is left are the probabilities.
    for digits drawn by lot.
 5. Graph decoding trades exactness for look-ups; with its published
    settings it saves next to nothing at the papers' sizes. A search over
-   prefixes of the table does as well on our films.
+   prefixes of the table does about as well on our films.
 
 **Further reading.** {cite:t}`rpg` for the model and the walk; {cite:t}`pq`
 and {cite:t}`opq` for the digits; {cite:t}`acerec`, sections 2.2 to 2.4, for
