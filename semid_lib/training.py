@@ -370,10 +370,11 @@ class _Loop:
         whole = len(batch[0])
         share = [t.tensor_split(self.processes)[self.rank].split(at_once or whole) for t in batch]
         pieces = [(rows, known.numpy()) for rows, known in zip(*share) if len(rows)]
-        try:
+        total = None
+        with suppress(torch.cuda.OutOfMemoryError):
             total = self._gradients(loss, pieces, whole)
-        except torch.cuda.OutOfMemoryError:
-            raise self._too_large(loss, pieces[0]) from None
+        if total is None:  # here the error, and the tensors that it held, are gone
+            raise self._too_large(loss, pieces[0])
         if self.processes > 1:
             for p in self.model.parameters():
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -299,6 +300,25 @@ def test_too_little_memory_stops_with_what_fits_and_loses_nothing(room, tmp_path
     again = Problem()
     again.train(checkpoint=tmp_path / "c")
     assert (again.weights == whole.weights).all()
+
+
+def test_what_a_step_held_is_free_when_it_is_tried_with_fewer_samples():
+    """Else the memory of the step that failed would count against the smaller ones."""
+    problem, held = Problem(), []
+    sound = problem.loss
+
+    def loss(rows, known=None):
+        assert not any(earlier() is not None for earlier in held)
+        large = torch.ones(1000)
+        held.append(weakref.ref(large))
+        if len(rows) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return sound(rows) + 0 * large.sum()
+
+    problem.loss = loss
+    with pytest.raises(DeviceMemoryError, match="3 of them fit"):
+        problem.train()
+    assert len(held) == 2
 
 
 def test_bad_loss_without_checkpoint():
