@@ -16,6 +16,7 @@ from semid_lib.data.download import cache_dir, download, pip_download
 from semid_lib.data.interactions import Interactions
 from semid_lib.data.tables import encode_fields, find_file, read_bytes, read_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError
+from semid_lib.settings import meant
 
 GITHUB = "https://raw.githubusercontent.com"
 GROUPLENS = "https://files.grouplens.org"
@@ -156,7 +157,8 @@ def local_folder(name: str) -> Path | None:
     """
     if name not in SOURCES:
         raise DataError(
-            f"no dataset and no folder is called {name!r}. Known: {', '.join(SOURCES)}; or give a "
+            f"no dataset and no folder is called {name!r}{meant(name, SOURCES)}. Known: "
+            f"{', '.join(SOURCES)}; or give a "
             "folder with interactions.csv"
         )
     forms = [["interactions.csv"], *SOURCES[name].forms]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from semid_lib.errors import InputError
 from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer
 from semid_lib.quantizers._learnt import squared_error
-from semid_lib.settings import keep_settings
+from semid_lib.settings import FLAG, SHARE, keep_settings, several
 
 
 class MaskedEncoders(CodebookNetwork):
@@ -117,6 +117,8 @@ class MQ(CodebookQuantizer):
 
     Cost: O(N L (d h_1 + h_1 h_2 + ... + K D)) an epoch.
     """
+
+    _limits = {"dropout": several(SHARE), "faithful_code": FLAG}
 
     def __init__(
         self, num_levels=3, num_codes=256, hidden=(128, 256), latent=512, dropout=(0.5, 0.2),

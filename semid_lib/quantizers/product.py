@@ -12,9 +12,8 @@ from semid_lib.quantizers.base import (
     check_codes,
     check_seed,
     check_vectors,
-    check_whole,
 )
-from semid_lib.settings import keep_settings
+from semid_lib.settings import SIZE, choice, keep_settings, whole
 
 LAST_STEPS = 25  # Lloyd steps of the codebooks, faiss's own default
 
@@ -51,6 +50,8 @@ class PQ(Quantizer):
     Cost: O(N K D) a step, in float32 and in one thread (so that a seed decides the codes).
     """
 
+    _limits = {"num_blocks": SIZE, "num_codes": whole(2)}
+
     def __init__(self, num_blocks=4, num_codes=256, max_iter=LAST_STEPS, random_state=0):
         keep_settings(locals())
 
@@ -78,8 +79,6 @@ class PQ(Quantizer):
 
     def _check_settings(self, n, width) -> tuple[int, int]:
         """Return m and K, or raise InputError."""
-        for name, least in (("num_blocks", 1), ("num_codes", 2), ("max_iter", 1)):
-            check_whole(name, getattr(self, name), least)
         m, k = int(self.num_blocks), int(self.num_codes)
         if width % m:
             fits = [d for d in range(1, width + 1) if width % d == 0]
@@ -179,19 +178,14 @@ class OPQ(PQ):
     Cost: a turn is O(N K D steps + N D^2 + D^3).
     """
 
+    _limits = {"num_rounds": SIZE, "steps": SIZE, "init": choice("pca", "random")}
+
     def __init__(
         self, num_blocks=4, num_codes=256, num_rounds=50, steps=4, max_iter=LAST_STEPS, init="pca",
         random_state=0,
     ):  # fmt: skip
         super().__init__(num_blocks, num_codes, max_iter, random_state)
         self.num_rounds, self.steps, self.init = num_rounds, steps, init
-
-    def _check_settings(self, n, width):
-        for name in ("num_rounds", "steps"):
-            check_whole(name, getattr(self, name))
-        if self.init not in ("pca", "random"):
-            raise InputError(f"init is {self.init!r}, but must be 'pca' or 'random'")
-        return super()._check_settings(n, width)
 
     def _learn(self, pq, Z):
         if self.init == "pca":
