@@ -6,17 +6,20 @@ import json
 import re
 import sys
 import time
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from semid_lib import __version__
 from semid_lib.distributed import place
 from semid_lib.errors import InputError, RecordError, SemidError
 
+HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP,
     help="Semantic IDs for generative recommendation: data, runs, the queue, the papers' tables.",
 )  # fmt: skip
 data_app = typer.Typer(no_args_is_help=True, help="Named datasets and your own folders.")
@@ -30,6 +33,29 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto")]
 Budget = Annotated[str | None, typer.Option(help="stop within, such as 9m; the same goes on")]
 Only = Annotated[str | None, typer.Option(help="part of a name, or a pattern with *")]
 Codes = Annotated[bool, typer.Option("--codes", help="runs that end with codes, no recommender")]
+
+
+def say_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(f"semid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="and end")
+    ] = False,
+):
+    """Semantic IDs for generative recommendation: data, runs, the queue, the papers' tables."""
+
+
+def readable(text: object) -> str:
+    """Text without control characters: what a file holds must not steer the terminal."""
+    kept = (c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+            for c in str(text))  # fmt: skip
+    return "".join(kept)
 
 
 @data_app.command("list")
@@ -125,7 +151,7 @@ def run_command(
     done = pipeline.run(system, dataset, deadline=deadline, **settings)
     if place()[0] > 0:
         return
-    print(summary(done))
+    print(readable(summary(done)))
     if keep:
         print(f"record: {results.write_record(done, force=force)}")
 
@@ -187,7 +213,7 @@ def queue_list(only: Only = None, codes: Codes = False):
     done = (frame["state"] == "done").sum()
     left = frame.loc[frame["state"] != "done", "time"].sum()
     shown = table(frame, f"{done} of {len(frame)} runs are recorded", {"time": "seconds"})
-    print(f"{shown}\nleft: about {left / 3600:.1f} h of one process")
+    print(f"{readable(shown)}\nleft: about {left / 3600:.1f} h of one process")
 
 
 @queue_app.command("run")
@@ -234,7 +260,8 @@ def table_command(
         for r in results.load_records(profile="paper", system=list(systems))
         if (r["dataset"] in data or not data) and not r["variant"].startswith(SWEEPS)
     ]
-    print(results.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name))
+    shown = results.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name)
+    print(readable(shown))
 
 
 def main() -> None:
@@ -242,7 +269,10 @@ def main() -> None:
     try:
         app()
     except SemidError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(readable(f"{type(error).__name__}: {error}"), file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(readable(f"{type(error).__name__}: {error}"), file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "TrainingPaused":  # importing it would load torch

@@ -57,6 +57,10 @@ class CheckpointError(SemidError):
     """A checkpoint or model file that is corrupt, or that belongs to another model."""
 
 
+class StorageError(SemidError, OSError):
+    """A file or folder that cannot be written, such as on a full disk."""
+
+
 class RecordError(SemidError):
     """A run record that is corrupt, incomplete or contradicts an existing one."""
 

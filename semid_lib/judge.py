@@ -41,7 +41,7 @@ def judge_vectors(vectors: np.ndarray, split, communities: np.ndarray) -> dict:
         found[key] = {name: measure(vectors, rows) for name, rows in labels.items()}
     found["chance"] = {name: chance_purity(rows) for name, rows in labels.items()}
     mean = vectors.mean(axis=0, dtype=np.float64).astype(vectors.dtype)
-    along = np.outer(vectors @ mean / (mean @ mean), mean)
+    along = np.outer(vectors @ mean / max(mean @ mean, np.finfo(mean.dtype).tiny), mean)
     views = {"raw": vectors, "centred": vectors - mean, "projected": vectors - along}
     found["pd"] = {name: preference_discrimination(view) for name, view in views.items()}
     return plain(found)
@@ -67,9 +67,10 @@ def judge_quantizer(quantizer, vectors: np.ndarray) -> dict:
         means.append(np.zeros((size, vectors.shape[1])))
         means[-1][np.unique(column)] = code_means(rest, column[:, None])[0]
         rest = rest - means[-1][column]
-    spread = {"pd_means": preference_discrimination(means, per_level=True)}
+    spread = {"pd_means": preference_discrimination(_two(means), per_level=True)}
     if hasattr(quantizer, "codebooks_"):
-        spread["pd"] = preference_discrimination(quantizer.codebooks_, codes, per_level=True)
+        books = _two(quantizer.codebooks_)
+        spread["pd"] = preference_discrimination(books, codes, per_level=True)
     found = {key: {"mean": v.mean(), "levels": v} for key, v in spread.items()}
     for key in ("alignment", "coherence"):
         if hasattr(quantizer, f"{key}_"):
@@ -77,6 +78,11 @@ def judge_quantizer(quantizer, vectors: np.ndarray) -> dict:
     again = quantizer.inverse_transform(codes)
     found["reconstruction_error"] = reconstruction_error(vectors, again)
     return plain(found)
+
+
+def _two(levels) -> list[np.ndarray]:
+    """The levels' vectors; a level of one gets a vector of 0, which has no direction."""
+    return [np.pad(v, ((0, 1), (0, 0))) if len(v) == 1 else v for v in map(np.asarray, levels)]
 
 
 def judge_codes(sids, vectors: np.ndarray, split) -> dict:

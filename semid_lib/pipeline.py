@@ -32,6 +32,8 @@ from semid_lib.distributed import agree, join, place
 from semid_lib.errors import CheckpointError, InputError, SemidError
 from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors
 from semid_lib.results import CUTOFFS, METRICS, run_name, slug
+from semid_lib.runtime import enough_memory
+from semid_lib.settings import SEED
 from semid_lib.storage import (
     load_tensors,
     read_json,
@@ -39,6 +41,7 @@ from semid_lib.storage import (
     save_tensors,
     sealed,
     write_json,
+    writing,
 )
 
 _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "numba")
@@ -112,13 +115,14 @@ def locked(path: Path):
 
     The operating system frees it when its holder dies, however it dies, so a lock is never stale.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, free = FileLock(path), True
-    if place()[0] == 0:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            free = False
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, free = FileLock(path), True
+        if place()[0] == 0:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                free = False
     try:
         yield agree(free)
     finally:
@@ -139,6 +143,9 @@ class Work:
         self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
         chosen = systems.plan(system, self.data, profile, variant, overrides, until)
         self.plan, precision = _with_precision(chosen, precision, self.device)
+        if not SEED.holds(seed):
+            raise InputError(f"seed is {seed!r}, but {SEED.words}")
+        seed = int(seed)
         self.seed, self.deadline, self.progress = seed, deadline, progress
         self.split = leave_one_out(self.data)
         around = {"random_state": seed, "device": self.device, "precision": precision}
@@ -147,6 +154,7 @@ class Work:
             known = " or 'quantizer'" if "quantizer" in self.estimators else ""
             raise InputError(f"until is {until!r}, but {system} can run until None{known}")
         self.until = until
+        self._check_size()
         self.config = {
             role: {"class": type(e).__name__, **e.get_params()}
             for role, e in self.estimators.items()
@@ -180,6 +188,24 @@ class Work:
             self.encoder_folder = runs_folder() / name
             self._claim(self.encoder_folder, shared)
 
+    def _check_size(self) -> None:
+        """Raise InputError if the catalogue is too small for the codes or the cut-offs."""
+        n, quantizer = self.data.num_items, self.estimators.get("quantizer")
+        if hasattr(quantizer, "branching"):
+            from semid_lib.quantizers.hierarchical import level_sizes
+
+            level_sizes(quantizer.branching, n)
+        elif quantizer is not None:
+            from semid_lib.quantizers.balanced_kmeans import check_clusters
+
+            check_clusters(getattr(quantizer, "n_clusters", None) or quantizer.num_codes, n)
+        recommender = self.estimators["recommender"]
+        if self.until is None and not recommender.scores_all_items and n < max(CUTOFFS):
+            raise InputError(
+                f"{self.data.name!r} has {n} items, but {type(recommender).__name__} is asked for "
+                f"its best {max(CUTOFFS)}: a catalogue needs as many"
+            )
+
     def _name(self, variant: str) -> str:
         plan = self.plan
         return run_name(plan.system, variant, plan.dataset, plan.profile, self.seed)
@@ -210,7 +236,8 @@ class Work:
         if self.deadline is not None and agree(time.monotonic() > self.deadline):
             raise TrainingPaused(f"{self.name} paused before {name}")
         began = time.perf_counter()
-        info = make()
+        with enough_memory(f"stage {name!r} of {self.name}"):
+            info = make()
         info.setdefault("seconds", time.perf_counter() - began)
         info["peak_memory"], info["peak_device_memory"] = peak_memory(self.device)
         info.update(device=device_name(self.device), commit=commit(), versions=versions())

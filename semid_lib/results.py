@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from semid_lib.errors import InputError, RecordError
+from semid_lib.settings import meant
 from semid_lib.storage import sealed, unsealed, write_json
 
 PAPERS = {"resid": "ReSID", "acerec": "ACERec", "r3vae": "R³-VAE"}
@@ -384,10 +385,19 @@ def summarise(
     Returns:
         Columns `system`, `variant`, `dataset`, `metric`, `value` (mean), `std` (sample standard
         deviation, NaN for one seed), `seeds`, `cut` (what any of them cut, "; " between).
+
+    Raises:
+        InputError: a part, or a metric, that the records do not have.
     """
-    metrics = list(metrics)
+    records, metrics = list(records), list(metrics)
+    _check_asked(metrics, part, records)
+    return _averages(records, metrics, part)
+
+
+def _averages(records, metrics, part) -> pd.DataFrame:
+    """What `summarise` returns; a metric that a record lacks is NaN."""
     rows = [
-        (r["system"], r["variant"], r["dataset"], m, r["metrics"][part][m], r["cut"])
+        (r["system"], r["variant"], r["dataset"], m, r["metrics"][part].get(m), r["cut"])
         for r in records
         for m in metrics
     ]
@@ -402,6 +412,22 @@ def summarise(
 
 
 _KEY = ["system", "variant", "dataset", "metric"]
+PARTS = ("test", "validation", "test_unseen", "validation_unseen")
+
+
+def _check_asked(metrics, part: str, records, more=()) -> None:
+    """Raise InputError for a part or a metric that no record, and none of `more`, knows."""
+    if part not in PARTS:
+        raise InputError(f"part is {part!r}, but must be one of {PARTS}{meant(part, PARTS)}")
+    known = dict.fromkeys([*METRICS, *more])
+    for record in records:
+        if part not in record["metrics"]:
+            raise InputError(f"{record_name(record)} has no part {part!r}")
+        known |= record["metrics"][part]
+    for metric in metrics:
+        if metric not in known:
+            close = meant(metric, known)
+            raise InputError(f"unknown metric {metric!r}{close}; there are {', '.join(known)}")
 
 
 def side_by_side(
@@ -426,15 +452,17 @@ def side_by_side(
     """
     from semid_lib.systems import title
 
-    metrics = list(metrics)
+    recorded, live, metrics = list(recorded), live and list(live), list(metrics)
+    more = () if printed is None else printed["metric"].dropna().unique()
+    _check_asked(metrics, part, [*recorded, *(live or ())], more)
     paper = pd.DataFrame(columns=[*_KEY, "paper"])
     if printed is not None:
         paper = printed[printed["metric"].isin(metrics)].copy()
         paper["system"] = paper["system"].fillna(paper["model"])
         paper["dataset"] = paper["dataset"].fillna(paper["dataset_printed"])
-    ours = summarise(recorded, metrics, part)
+    ours = _averages(recorded, metrics, part)
     ours = ours.rename(columns={"value": "recorded", "std": "recorded_std"})
-    quick = summarise(live or (), metrics, part).rename(columns={"value": "quick"})
+    quick = _averages(live or (), metrics, part).rename(columns={"value": "quick"})
     sides = [paper[[*_KEY, "paper"]], ours, quick[[*_KEY, "quick"]]]
     frame = pd.concat([side[_KEY] for side in sides]).drop_duplicates()
     for side in sides:

@@ -6,11 +6,12 @@ import os
 import random
 import sys
 import timeit
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-from semid_lib.errors import InputError
+from semid_lib.errors import DeviceMemoryError, InputError, SemidError
 
 PROFILES = ("quick", "paper")
 
@@ -66,6 +67,8 @@ def resolve_device(device: str = "auto", profile_name: str | None = None) -> str
         parsed = torch.device(wanted)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device {wanted!r} is not 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+    if parsed.type not in ("cpu", "cuda"):
+        raise InputError(f"device {wanted!r} is not 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device {wanted!r} was asked for, but torch {torch.__version__} sees "
@@ -97,6 +100,26 @@ def resolve_precision(precision: str = "auto", device: str = "cpu") -> str:
     # torch.cuda.is_bf16_supported() also says yes where bf16 is only emulated.
     capability = torch.cuda.get_device_capability(device)[0]
     return "bfloat16" if capability >= 8 else "float16" if capability == 7 else "float32"
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Turn the errors of a memory that is full, the computer's or a GPU's, into DeviceMemoryError.
+
+    `what` needs it: the message begins so.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        full = "not enough memory", "can't allocate memory", "out of memory"
+        known = isinstance(error, MemoryError) or any(part in str(error) for part in full)
+        if not known or isinstance(error, SemidError):
+            raise
+        words = str(error).strip().splitlines()
+        raise DeviceMemoryError(
+            f"{what} needs more memory than there is ({words[0][:160] if words else 'MemoryError'})"
+            ": choose a smaller model or batch size. A checkpoint, if any, holds the steps before."
+        ) from error
 
 
 def setup(chapter: str, seed: int = 0) -> Run:

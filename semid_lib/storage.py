@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semid_lib.distributed import place
-from semid_lib.errors import CheckpointError, RecordError, SemidError
+from semid_lib.errors import CheckpointError, RecordError, SemidError, StorageError
+from semid_lib.settings import of_python
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +31,39 @@ def write_atomic(path: str | Path, payload: bytes) -> Path:
     A temporary file in the same folder is flushed to disk and renamed over `path`, so a
     process killed at any moment leaves the old content. Cost: one extra copy on disk. Of several
     processes of one run (`semid_lib.distributed`) the first one writes.
+
+    Raises:
+        StorageError: the disk is full, the folder read-only, or something else in the way.
     """
     path = Path(path)
+    with writing(path):
+        _replace(path, payload)
+    return path
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the system says while `path` is written into a StorageError that names it."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        place = Path(path).absolute()
+        names = ("SEMID_RUNS", "SEMID_RESULTS", "SEMID_CACHE", "SEMID_DATA")
+        set_ = [n for n in names if os.environ.get(n) and Path(os.environ[n]).absolute() in
+                (place, *place.parents)]  # fmt: skip
+        where = f"${set_[0]} puts it there" if set_ else "$SEMID_RUNS and $SEMID_RESULTS move runs"
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}): a full disk, a folder that is "
+            f"read-only, or a file in its place? {where}"
+        ) from error
+
+
+def _replace(path: Path, payload: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if place()[0] > 0:
-        return path
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -45,7 +75,6 @@ def write_atomic(path: str | Path, payload: bytes) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -119,7 +148,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: di
     from safetensors.torch import save
 
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    text = json.dumps(meta, sort_keys=True)
+    text = json.dumps(of_python(meta), sort_keys=True)
     return write_atomic(path, save(whole, {_META: text, _SHA256: _digest(whole, text)}))
 
 
@@ -170,3 +199,21 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict, dict]
             "it is the file of another model."
         )
     return tensors, meta
+
+
+_FOREIGN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
+
+
+@contextmanager
+def restoring(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn what goes wrong while a model is made of a file's content into a CheckpointError."""
+    try:
+        yield
+    except SemidError:
+        raise
+    except _FOREIGN as error:
+        what = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise CheckpointError(
+            f"{Path(path).name} does not hold what a {kind} is made of ({type(error).__name__}: "
+            f"{what:.200}): it was edited, or written by another version."
+        ) from error

@@ -8,7 +8,6 @@ overrules both.
 
 from __future__ import annotations
 
-import inspect
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from semid_lib.errors import InputError
+from semid_lib.settings import check_settings, meant, of_python, setting_names, whole
 
 Settings = Mapping[str, Mapping[str, Any]]  # role -> setting -> value
 ROLES = ("encoder", "quantizer", "recommender")  # in the order in which they run
@@ -66,18 +66,22 @@ class Stage:
     def build(self, **surroundings):
         """Create the estimator, with those of `random_state`, `device`, `precision` that it knows.
 
-        The settings overrule them. Raises InputError for a setting that the class does not have.
+        The settings overrule them. Raises InputError for a setting that the class does not have,
+        or that is out of its range.
         """
         module, name = self.place.split(":")
         kind = getattr(import_module(module), name)
-        known = inspect.signature(kind.__init__).parameters
+        known = setting_names(kind)
         for name in self.settings:
             if name not in known:
+                has = ", ".join(known) or "none"
                 raise InputError(
-                    f"{kind.__name__} has no setting {name!r}; it has {', '.join(list(known)[1:])}"
+                    f"{kind.__name__} has no setting {name!r}{meant(name, known)}; it has {has}"
                 )
         around = {name: value for name, value in surroundings.items() if name in known}
-        return kind(**{**around, **self.settings})
+        estimator = kind(**{**around, **self.settings})
+        check_settings(estimator)
+        return estimator
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,15 @@ TOKENIZERS, SWEEPS, BRANCHING = (_TABLES[key] for key in ("tokenizers", "sweeps"
 
 
 def branching(dataset: str, num_items: int) -> tuple:
-    """Choose a tree's branching: the table's, else b1 : b2 about 4 : 5 with b1 * b2 about n/14."""
+    """Choose a tree's branching: the table's, else b1 : b2 about 4 : 5 with b1 * b2 about n/14.
+
+    2 at least, since a level with one code says nothing.
+    """
     if dataset in BRANCHING:
         return *BRANCHING[dataset], "auto"
     prefixes = max(num_items / 14, 1)
-    first = max(round((0.8 * prefixes) ** 0.5), 1)
-    return first, max(round(prefixes / first), 1), "auto"
+    first = max(round((0.8 * prefixes) ** 0.5), 2)
+    return first, max(round(prefixes / first), 2), "auto"
 
 
 # ------------------------------------------------------------------ looking them up
@@ -185,16 +192,19 @@ def plan(
         InputError: an unknown system, profile, variant or role.
     """
     if name not in SYSTEMS:
-        raise InputError(f"unknown system {name!r}; there are {', '.join(SYSTEMS)}")
-    system, overrides = SYSTEMS[name], overrides or {}
+        known = ", ".join(SYSTEMS)
+        raise InputError(f"unknown system {name!r}{meant(name, SYSTEMS)}; there are {known}")
+    system, overrides = SYSTEMS[name], of_python(dict(overrides or {}))
     if profile not in ("quick", "paper"):
         raise InputError(f"profile is {profile!r}, but must be 'quick' or 'paper'")
     if variant != "default" and variant not in system.variants:
-        known = ", ".join(["default", *system.variants])
-        raise InputError(f"{name} has no variant {variant!r}; it has {known}")
+        known = ["default", *system.variants]
+        close = meant(variant, known)
+        raise InputError(f"{name} has no variant {variant!r}{close}; it has {', '.join(known)}")
     for role in overrides.keys() - system.stages.keys():
         known = ", ".join(system.stages)
-        raise InputError(f"{name} has no stage {role!r} to change; it has {known}")
+        close = meant(role, system.stages)
+        raise InputError(f"{name} has no stage {role!r} to change{close}; it has {known}")
     stages, changed, chosen = [], [], system.variants.get(variant, {})
     for role in system.stages:
         place, paper, quick = _presets(system, role, data)
@@ -207,6 +217,9 @@ def plan(
                 paper = f" (paper {printed[key]})" if key in printed else ""
                 changed.append(f"{role} {key} {value}{paper}")
         if "steps" in settings:
+            for key in ("steps", "batch_size"):
+                if not whole().holds(settings[key]):
+                    raise InputError(f"{key} is {settings[key]!r}, but {whole().words}")
             batches = -(-data.num_items // settings["batch_size"])
             settings = {"epochs": -(-settings.pop("steps") // batches), **settings}
         stages.append(Stage(role, place, settings))

@@ -9,6 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
+import semid_lib
 from semid_lib import cli, results
 from semid_lib.data import synthetic_catalogue
 from semid_lib.errors import InputError
@@ -155,12 +156,64 @@ def test_budget_pauses_and_the_same_command_goes_on(semid, folder):
         (("queue", "list", "--only", "tigger"), "InputError: no queue entry"),
         (("queue", "run", "--jobs", "0"), "InputError: jobs is 0"),
         (("data", "describe", "nowhere"), "DataError: no dataset"),
+        (("run", "residd", "FOLDER"), "unknown system 'residd' (did you mean 'resid'?)"),
+        (("data", "describe", "beuaty"), "did you mean 'beauty'?"),
+        (("run", "rpg", "FOLDER", "--variant", "defualt"), "did you mean 'default'?"),
+        (("run", "sasrec", "FOLDER", "--set=recommender.epoch=1"), "did you mean 'epochs'?"),
+        (("run", "sasrec", "FOLDER", "--set=recomender.epochs=1"), "did you mean 'recommender'?"),
+        (("run", "popularity", "FOLDER", "--set=recommender.epochs=1"), "it has none"),
+        (("table", "resid.4", "--part", "tst"), "InputError: part is 'tst'"),
+        (("table", "resid.4", "--metric", "recal@10"), "did you mean 'recall@10'?"),
+        (("run", "sasrec", "FOLDER", "--device", "mps"), "InputError: device 'mps'"),
+        (("run", "sasrec", "FOLDER", "--device", "meta"), "InputError: device 'meta'"),
+        (("run", "sasrec", "FOLDER", "--seed", "99999999999999999999"), "InputError: seed is 9"),
+        (("run", "rpg", "FOLDER", "--set=quantizer.num_codes=1000000"), "Error: "),
+        (("run", "tiger", "FOLDER", "--set=quantizer.batch_size=0"), "batch_size is 0"),
+        (("run", "tiger", "FOLDER", "--set=quantizer.steps=1.5"), "steps is 1.5"),
+        *[
+            (("run", "sasrec", "FOLDER", f"--set=recommender.{name}={value}"), f"{name} is ")
+            for name, values in {
+                "epochs": ("NaN", "null", "1.5", "true", "-1", "{}"),
+                "learning_rate": ("-1", "abc", "Infinity"),
+                "dropout": ("2", "-1"),
+                "num_layers": ("0",),
+                "dim": ("0",),
+                "max_history": ("1e9", "1000000000"),
+                "random_state": ("-5", "null"),
+                "field_names": ("brand", "[1]"),
+            }.items()
+            for value in values
+        ],
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(semid, folder, arguments, message):
     code, _, err = semid(*(folder if a == "FOLDER" else a for a in arguments))
     assert code == 2 and message in err
     assert "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("variable", ["SEMID_RUNS", "SEMID_RESULTS"])
+def test_a_folder_that_is_a_file_is_named_with_its_variable(
+    semid, folder, tmp_path, monkeypatch, variable
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    code, _, err = semid("run", "popularity", folder, "--record")
+    assert code == 2 and f"${variable} puts it there" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_version_and_short_help(semid):
+    code, out, _ = semid("--version")
+    assert code == 0 and out.strip() == f"semid {semid_lib.__version__}"
+    for arguments in (("-h",), ("run", "-h"), ("queue", "run", "-h")):
+        code, out, _ = semid(*arguments)
+        assert code == 0 and "Usage:" in out and "-h" in out
+    assert "--install-completion" in semid("-h")[1]
+
+
+def test_terminal_escapes_are_not_printed():
+    assert cli.readable("a\x1b[31mb\x07\u202ec\n\td") == "a\ufffd[31mb\ufffd\ufffdc\n\td"
 
 
 def test_usage_errors_exit_with_2_too(semid):

@@ -7,7 +7,7 @@ from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, synthetic_catalogue
 from semid_lib.diagnostics import preference_discrimination
 from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors, plain
-from semid_lib.quantizers import KMeans, ResidualKMeans
+from semid_lib.quantizers import HierarchicalKMeans, KMeans, ResidualKMeans
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,19 @@ def test_centring_and_projection_take_the_common_direction_away(split):
 def test_plain_holds_what_json_holds():
     value = {"a": np.arange(2), "b": (np.float32(0.5), float("nan")), "c": [np.inf, None, "x"]}
     assert plain(value) == {"a": [0, 1], "b": [0.5, None], "c": [None, None, "x"]}
+
+
+def test_a_level_of_one_code_is_judged():
+    """Its codewords have no pair of directions, so it has no PD; the other level has."""
+    X = cloud(6)
+    quantizer = HierarchicalKMeans((6, "auto")).fit(X)
+    assert quantizer.level_sizes_ == (6, 1)
+    found = judge_quantizer(quantizer, X)
+    assert found["pd_means"]["levels"][1] is None and found["pd_means"]["levels"][0] < 0
+    assert found["reconstruction_error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_vectors_whose_mean_is_nothing_are_judged(split):
+    X = np.vstack([np.eye(30), -np.eye(30)])
+    found = judge_vectors(X, split, np.full(60, -1))["pd"]
+    assert found["projected"] == pytest.approx(found["raw"])

@@ -14,12 +14,13 @@ import pytest
 
 from semid_lib import pipeline, results
 from semid_lib.codes import SemanticIds
-from semid_lib.data import synthetic_catalogue
+from semid_lib.data import Interactions, synthetic_catalogue
 from semid_lib.encoders import FAMAE
 from semid_lib.errors import (
     CheckpointError,
     CodesError,
     DataError,
+    DeviceMemoryError,
     InputError,
     RecordError,
     UnorderedError,
@@ -695,6 +696,39 @@ def test_killed_at_every_kind_of_moment_ends_with_the_same_record(folder, tmp_pa
 
 
 # ---------------------------------------------------------------- errors and surroundings
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 3, 12, 20, 30])
+@pytest.mark.parametrize("system", ["resid", "tiger", "r3vae", "rpg", "e1"])
+def test_a_catalogue_that_is_too_small_is_refused_before_any_work(system, num_items, tmp_path):
+    data = Interactions(
+        np.repeat(np.arange(6), num_items), np.tile(np.arange(num_items), 6), 6, num_items,
+        fields={"kind": np.arange(num_items) % 2}, field_values={"kind": ["a", "b"]},
+        items=pd.DataFrame({"title": [f"word{i} other{i % 3}" for i in range(num_items)]}),
+    )  # fmt: skip
+    try:
+        pipeline.Work(system, data, folder=tmp_path / "work", device="cpu")
+        assert system in ("resid", "e1") and num_items >= 20
+    except InputError as error:
+        assert str(num_items) in str(error) and not (tmp_path / "work").exists()
+
+
+def test_a_small_catalogue_runs(tmp_path):
+    """Of 24 items: two codes at the first two levels; judged, too."""
+    data = synthetic_catalogue(24, 40, branching=(2, 2, 1), num_communities=2, random_state=0)[0]
+    overrides = {role: TINY[role] for role in ("encoder", "recommender")}
+    record = pipeline.run("resid", data, overrides=overrides, folder=tmp_path, device="cpu")
+    results.check_record(record)
+    assert record["diagnostics"]["quantizer"]["level_sizes"][:2] == [2, 2]
+
+
+def test_a_full_memory_is_an_error_in_words(tiny, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(pipeline.Work, "run_recommender", full)
+    with pytest.raises(DeviceMemoryError, match="'recommender' of popularity.*can't allocate"):
+        pipeline.run("popularity", tiny, folder=tmp_path)
 
 
 def test_unordered_data_are_refused(tiny):

@@ -321,7 +321,10 @@ def test_presets_cannot_be_changed_by_accident():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("tigger",), "unknown system 'tigger'; there are resid, e2, e3"),
+        (
+            ("tigger",),
+            r"unknown system 'tigger' \(did you mean 'tiger'\?\); there are resid, e2, e3",
+        ),
         (("sasrec", "slow"), "profile is 'slow'"),
         (("sasrec", "paper", "e1"), "no variant 'e1'; it has default, sampled"),
         (("sasrec", "paper", "default", {"quantizer": {}}), "no stage 'quantizer'"),

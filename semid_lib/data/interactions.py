@@ -70,6 +70,14 @@ class Interactions:
                 row = int(np.argmax(backwards)) + 1
                 who = self.user[row]
                 raise DataError(f"row {row}: time of user {who} goes back; sort rows by time")
+        ids = () if self.item_ids is None else np.asarray(self.item_ids).tolist()
+        for item in ids:
+            if not isinstance(item, int | str | np.integer) or isinstance(item, bool):
+                raise DataError(
+                    f"item id {item!r} is a {type(item).__name__}, but ids must be whole numbers "
+                    "or text: a saved model could not give others back. Convert them, such as by "
+                    "frame['item'].astype(str)"
+                )
         for name, column in self.fields.items():
             if column.shape != (self.num_items,):
                 raise DataError(f"field {name!r} has shape {column.shape}, not ({self.num_items},)")

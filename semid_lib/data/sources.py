@@ -17,6 +17,7 @@ from semid_lib.data.interactions import Interactions
 from semid_lib.data.preprocess import drop_incomplete_items, k_core
 from semid_lib.data.tables import encode_fields, find_file, read_bytes, read_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError
+from semid_lib.settings import meant
 
 GITHUB = "https://raw.githubusercontent.com"
 GROUPLENS = "https://files.grouplens.org"
@@ -174,7 +175,8 @@ def local_folder(name: str) -> Path | None:
     """
     if name not in SOURCES:
         raise DataError(
-            f"no dataset and no folder is called {name!r}. Known: {', '.join(SOURCES)}; or give a "
+            f"no dataset and no folder is called {name!r}{meant(name, SOURCES)}. Known: "
+            f"{', '.join(SOURCES)}; or give a "
             "folder with interactions.csv"
         )
     name = SOURCES[name].part_of or name

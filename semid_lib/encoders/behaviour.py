@@ -7,9 +7,9 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from threadpoolctl import threadpool_limits
 
-from semid_lib.errors import InputError, MissingPackageError, NotFittedError
+from semid_lib.errors import MissingPackageError, NotFittedError
 from semid_lib.quantizers.base import check_seed
-from semid_lib.settings import keep_settings
+from semid_lib.settings import FLAG, POSITIVE, SIZE, check_settings, keep_settings
 
 
 class ALS(BaseEstimator):
@@ -36,6 +36,10 @@ class ALS(BaseEstimator):
     Cost: O(M dim^2 + (U + N) dim^3) a turn at most, for M train pairs.
     """
 
+    _limits = {
+        "alpha": POSITIVE, "regularization": POSITIVE, "iterations": SIZE, "normalize": FLAG,
+    }  # fmt: skip
+
     def __init__(
         self, dim=64, alpha=10.0, regularization=0.1, iterations=15, random_state=0,
         normalize=False,
@@ -44,6 +48,7 @@ class ALS(BaseEstimator):
 
     def fit(self, split, *, progress: bool | None = None):
         """Factorise who took what in the train part of `split`; nothing else is read."""
+        check_settings(self)
         try:
             from implicit.cpu.als import AlternatingLeastSquares
         except ImportError:
@@ -51,10 +56,6 @@ class ALS(BaseEstimator):
                 "ALS needs the package implicit: pip install 'semid-lib[behaviour]'"
             ) from None
         seed = check_seed(self.random_state)
-        for name in ("dim", "iterations", "alpha", "regularization"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not np.isreal(value) or not 0 < value < np.inf:
-                raise InputError(f"{name} is {value!r}, but must be a number above 0")
         user = np.repeat(np.arange(len(split.indptr) - 1), np.diff(split.indptr))
         shape = len(split.indptr) - 1, split.num_items
         pairs = sparse.csr_matrix((np.ones(len(user)), (user, split.items)), shape)

@@ -21,8 +21,17 @@ from semid_lib.layers import (
     sampled_cross_entropy,
 )
 from semid_lib.runtime import resolve_device, send
-from semid_lib.settings import check_settings, keep_settings
-from semid_lib.storage import load_tensors, save_tensors
+from semid_lib.settings import (
+    NONE,
+    POSITIVE,
+    WEIGHTS,
+    check_settings,
+    choice,
+    keep_settings,
+    several,
+    whole,
+)
+from semid_lib.storage import load_tensors, restoring, save_tensors
 from semid_lib.training import train_model
 
 FULL_SOFTMAX_UP_TO = 4096
@@ -74,6 +83,13 @@ class FAMAE(Probes, BaseEstimator):
         >>> vectors = FAMAE(dim=64, epochs=5).fit(split).embed()  # doctest: +SKIP
     """
 
+    _limits = {
+        "max_length": whole(2, 10**6), "field_weights": WEIGHTS, "scale": POSITIVE | NONE,
+        "item_loss": choice("auto", "full", "sampled"), "masking": choice("last", "random"),
+        "normalize": choice("none", "per_field_l2", "global_l2"),
+        "snapshot_steps": several(whole()), "snapshot_epochs": several(POSITIVE),
+    }  # fmt: skip
+
     def __init__(
         self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_length=32,
         field_names=None, field_weights=None, scale=None, item_loss="auto", num_negatives=128,
@@ -93,7 +109,7 @@ class FAMAE(Probes, BaseEstimator):
             InputError: an unknown setting or field, a field that no item has, no sample, a loss
             that is not finite. TrainingPaused, CheckpointError: see `training.train`.
         """
-        self._check()
+        check_settings(self)
         device = resolve_device(self.device)
         names, sizes, codes = item_fields(split.data, self.field_names)
         self._build(names, sizes, codes, device)
@@ -111,15 +127,6 @@ class FAMAE(Probes, BaseEstimator):
             identity={**identity, "data": split.data.sha256},
         )  # fmt: skip
         return self
-
-    def _check(self):
-        check_settings(
-            self, item_loss=("auto", "full", "sampled"), masking=("last", "random"), max_length=2,
-            normalize=("none", "per_field_l2", "global_l2"),
-        )  # fmt: skip
-        wrong = [e for e in self.snapshot_epochs if e <= 0]
-        if wrong:
-            raise InputError(f"a snapshot after epoch {wrong[0]}: it must be above 0")
 
     def _snapshots(self, num_samples: int) -> tuple[int, ...]:
         """The steps after which the weights are kept."""
@@ -261,11 +268,13 @@ class FAMAE(Probes, BaseEstimator):
     def load(cls, path: str | Path) -> FAMAE:
         """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
         tensors, meta = load_tensors(path, "FAMAE")
-        params = meta["params"].items()
-        self = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params})
-        device = resolve_device(self.device)
-        codes = tensors.pop("codes").numpy()
-        self._build(tuple(meta["fields"]), tuple(meta["sizes"]), codes, device)
-        self.network_.to(tensors["position"].dtype).load_state_dict(tensors)
+        with restoring(path, "FAMAE"):
+            params = meta["params"].items()
+            self = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in params})
+            check_settings(self)
+            device = resolve_device(self.device)
+            codes = tensors.pop("codes").numpy()
+            self._build(tuple(meta["fields"]), tuple(meta["sizes"]), codes, device)
+            self.network_.to(tensors["position"].dtype).load_state_dict(tensors)
         self.network_.eval()
         return self

@@ -24,8 +24,18 @@ from semid_lib.errors import (
     MissingPackageError,
     NotFittedError,
 )
-from semid_lib.quantizers.base import check_seed, check_whole
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.quantizers.base import check_seed
+from semid_lib.settings import (
+    ANY,
+    FLAG,
+    NAMES,
+    NONE,
+    SIZE,
+    TEXT,
+    check_settings,
+    choice,
+    keep_settings,
+)
 from semid_lib.storage import load_tensors, save_tensors
 
 COLUMNS = (
@@ -78,6 +88,11 @@ class TextEncoder(BaseEstimator):
         "minilm" 13 to 38 s for 1,000 short texts on two cores.
     """
 
+    _limits = {
+        "model": TEXT, "columns": NAMES, "dim": SIZE | NONE, "pca": SIZE | NONE, "whiten": FLAG,
+        "normalize": FLAG, "empty": choice("error", "zero"), "cache": ANY,
+    }  # fmt: skip
+
     def __init__(
         self, model="tfidf", columns=None, dim=None, pca=None, whiten=False, normalize=True,
         empty="error", cache=True, batch_size=64, device="auto", random_state=0,
@@ -89,6 +104,7 @@ class TextEncoder(BaseEstimator):
 
         `progress` shows a bar for a network; None: only on a terminal.
         """
+        check_settings(self)
         return self.fit_texts(item_texts(split.data, self.columns), progress=progress)
 
     def fit_texts(self, texts, *, progress: bool | None = None):
@@ -121,12 +137,7 @@ class TextEncoder(BaseEstimator):
         return self._finish(self._raw(worded, progress) if worded else None, there)
 
     def _check(self) -> None:
-        if not isinstance(self.model, str) or not self.model:
-            raise InputError(f"model is {self.model!r}, but must be a name, such as 'minilm'")
-        check_settings(self, empty=("error", "zero"))
-        for name in ("dim", "pca", "batch_size"):
-            if getattr(self, name) is not None or name == "batch_size":
-                check_whole(name, getattr(self, name))
+        check_settings(self)
         if self.dim is not None and self.model != "tfidf":
             raise InputError(
                 f"dim is {self.dim}, but a network's vectors have the width that they have: "

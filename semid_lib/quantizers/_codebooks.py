@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semid_lib.errors import InputError
 from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, Run, in_chunks
-from semid_lib.quantizers.base import check_codes, check_whole
+from semid_lib.quantizers.base import check_codes
 from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.runtime import resolve_device
-from semid_lib.settings import check_settings
+from semid_lib.settings import NONE, SIZE, choice, real, several, whole
 
 KMEANS_ROWS, RESTART_ROWS = 100, 4  # rows per code that the start and a restart look at
 START_STEPS = 10  # most Lloyd steps of the start
@@ -236,6 +235,10 @@ class CodebookQuantizer(LearntQuantizer):
 
     _run = CodebookRun
     restart = False
+    _limits = {
+        "hidden": several(SIZE), "latent": SIZE, "commitment": real(0), "epochs": whole() | NONE,
+        "init": choice("kmeans", "uniform"),
+    }  # fmt: skip
     _held_out = 0.0  # share of the rows that choose the epoch instead of being trained on
 
     def _starts(self, epoch: int) -> bool:
@@ -247,15 +250,6 @@ class CodebookQuantizer(LearntQuantizer):
         return KMEANS_ROWS * self.num_codes
 
     def _check(self):
-        check_whole("latent", self.latent)
-        check_whole("epochs", 1 if self.epochs is None else self.epochs)
-        if not np.iterable(self.hidden):
-            raise InputError(f"hidden is {self.hidden!r}, but must be a sequence of widths")
-        for width in self.hidden:
-            check_whole("a width of hidden", width)
-        check_settings(self, init=("kmeans", "uniform"))
-        if not self.commitment >= 0:
-            raise InputError(f"commitment is {self.commitment!r}, but must be at least 0")
         self._check_own()
 
     def _build(self, X, seed):

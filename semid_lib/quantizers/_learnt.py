@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semid_lib.errors import CollapseWarning, InputError
 from semid_lib.quantizers.balanced_kmeans import check_clusters
-from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors, check_whole
+from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
 from semid_lib.runtime import one_thread, resolve_device, resolve_precision
 from semid_lib.training import PRECISIONS, train
 
@@ -83,6 +83,9 @@ class LearntQuantizer(Quantizer):
 
     _run = Run
 
+    def _check(self) -> None:
+        """Settings that must fit each other or the rows."""
+
     def fit(self, X, y=None, *, checkpoint=None, deadline=None, progress=None):
         """Train on the rows of X, `[N, d]`; `y` is ignored.
 
@@ -102,8 +105,6 @@ class LearntQuantizer(Quantizer):
         """
         seed = check_seed(self.random_state)
         X = check_vectors(self, X, reset=True)
-        for name in ("num_levels", "num_codes", "batch_size"):
-            check_whole(name, getattr(self, name))
         check_clusters(self.num_codes, len(X))
         self._check()
         run = self._run(self, X, seed)

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from semid_lib.errors import InputError
 from semid_lib.quantizers.base import NotFittedError, check_seed, check_vectors, check_whole
-from semid_lib.settings import keep_settings
+from semid_lib.settings import ANY, choice, keep_settings
 
 SAMPLE = 768  # rows of a cluster that suffice for the early steps
 
@@ -81,6 +81,8 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         >>> BalancedKMeans(2).fit(X).sizes_.tolist()
         [2, 2]
     """
+
+    _limits = {"init": ANY, "backend": choice("auto", "numba", "torch")}
 
     def __init__(
         self, n_clusters=8, max_iter=20, random_state=0, init="k-means++", backend="auto",

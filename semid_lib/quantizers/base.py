@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from semid_lib import errors
+from semid_lib.settings import SEED, check_settings, of_python
 
 
 class NotFittedError(errors.NotFittedError, exceptions.NotFittedError):
@@ -26,9 +26,11 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
 
     Raises:
         InputError: a row that holds NaN or infinity, or numbers whose squares overflow; or
-            (`reset=True`) rows that are all equal.
+            (`reset=True`) rows that are all equal, or a setting of the estimator out of range.
         ValueError: X is not a numeric matrix of the fitted width (scikit-learn's own message).
     """
+    if reset:
+        check_settings(estimator)
     dtype = (np.float32, np.float64) if reset else estimator._dtype
     X = validate_data(estimator, X, reset=reset, dtype=dtype, order="C", ensure_all_finite=False)
     good = np.isfinite(X).all(axis=1)
@@ -55,11 +57,11 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
 
 def check_seed(random_state) -> int:
     """Return the seed as an int, or raise InputError: seeds are integers >= 0 here."""
-    if isinstance(random_state, (int, np.integer)) and random_state >= 0:
+    if SEED.holds(random_state):
         return int(random_state)
     raise errors.InputError(
-        f"random_state is {random_state!r}, but must be an integer >= 0, "
-        "so that the same seed gives the same codes"
+        f"random_state is {random_state!r}, but {SEED.words}, so that the same seed gives the "
+        "same codes"
     )
 
 
@@ -136,11 +138,9 @@ class Quantizer(TransformerMixin, BaseEstimator):
         from semid_lib.storage import save_tensors
 
         self._check_fitted()
-        # a setting that JSON cannot hold is refused before anything is written
-        params = json.dumps(self.get_params(deep=False), default=np.generic.item)
         meta = {
             "kind": type(self).__name__,
-            "params": json.loads(params),
+            "params": of_python(self.get_params(deep=False)),
             "level_sizes": [int(size) for size in self.level_sizes_],
             "features": int(self.n_features_in_),
             "names": getattr(self, "feature_names_in_", np.array([])).tolist(),
@@ -153,19 +153,21 @@ class Quantizer(TransformerMixin, BaseEstimator):
     @classmethod
     def load(cls, path: str | Path):
         """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
-        from semid_lib.storage import load_tensors
+        from semid_lib.storage import load_tensors, restoring
 
         tensors, meta = load_tensors(path, cls.__name__)
-        params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
-        self = cls(**params)
-        self.level_sizes_ = tuple(meta["level_sizes"])
-        self.n_features_in_ = meta["features"]
-        if meta["names"]:
-            self.feature_names_in_ = np.array(meta["names"], dtype=object)
-        self._dtype = np.dtype(meta["dtype"])
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        self.codes_ = arrays.pop("codes_")
-        self._restore(arrays)
+        with restoring(path, cls.__name__):
+            params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
+            self = cls(**params)
+            check_settings(self)
+            self.level_sizes_ = tuple(meta["level_sizes"])
+            self.n_features_in_ = meta["features"]
+            if meta["names"]:
+                self.feature_names_in_ = np.array(meta["names"], dtype=object)
+            self._dtype = np.dtype(meta["dtype"])
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            self.codes_ = check_codes(arrays.pop("codes_"), self.level_sizes_)
+            self._restore(arrays)
         return self
 
     def __sklearn_tags__(self):

@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from semid_lib.errors import InputError
 from semid_lib.quantizers.balanced_kmeans import in_threads
 from semid_lib.quantizers.hierarchical import HierarchicalKMeans, groups
+from semid_lib.settings import check_settings, choice
 
 
 class GAOQ(HierarchicalKMeans):
@@ -64,6 +65,8 @@ class GAOQ(HierarchicalKMeans):
         (2, 3, 2)
     """
 
+    _limits = {"anchors": choice("orthonormal", "principal")}
+
     def __init__(
         self, branching=(32, 40, "auto"), max_iter=20, random_state=0, anchors="orthonormal",
         backend="auto", device="cpu", n_jobs=None,
@@ -73,10 +76,7 @@ class GAOQ(HierarchicalKMeans):
 
     def fit(self, X, y=None):
         """Grow the tree on X, `[N, D]`, and align its numbers; `y` is ignored."""
-        if self.anchors not in ("orthonormal", "principal"):
-            raise InputError(
-                f"anchors is {self.anchors!r}, but must be 'orthonormal' or 'principal'"
-            )
+        check_settings(self)
         self.anchors_, self.coherence_, self.alignment_ = [], [], []
         return super().fit(X)
 

@@ -13,7 +13,7 @@ from semid_lib.quantizers.balanced_kmeans import (
     one_blas_thread,
 )
 from semid_lib.quantizers.base import Quantizer, check_codes, check_seed, check_vectors, row_digests
-from semid_lib.settings import keep_settings
+from semid_lib.settings import ANY, choice, keep_settings
 
 
 class HierarchicalKMeans(Quantizer):
@@ -51,6 +51,8 @@ class HierarchicalKMeans(Quantizer):
 
     Cost: O(N D sum_l b_l) a Lloyd step; memory X, its centred copy and N b_1 costs.
     """
+
+    _limits = {"branching": ANY, "backend": choice("auto", "numba", "torch"), "n_jobs": ANY}
 
     def __init__(
         self, branching=(32, 40, "auto"), max_iter=20, random_state=0, backend="auto",

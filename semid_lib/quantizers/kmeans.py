@@ -22,7 +22,7 @@ from semid_lib.quantizers.base import (
     check_whole,
     row_digests,
 )
-from semid_lib.settings import keep_settings
+from semid_lib.settings import FLAG, keep_settings
 
 TOLERANCE = 1e-4  # k-means ends when a step gains less than this share of the sum of squares
 DIRECTIONS = 64  # of most variance, in which it starts
@@ -73,6 +73,8 @@ class ResidualKMeans(Quantizer):
         >>> model.inverse_transform(model.codes_).ravel().tolist()
         [0.0, 1.0, 10.0, 11.0]
     """
+
+    _limits = {"balanced": FLAG, "normalize_residuals": FLAG}
 
     def __init__(
         self, num_levels=3, n_clusters=256, max_iter=25, random_state=0, balanced=False,

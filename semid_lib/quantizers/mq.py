@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from semid_lib.errors import InputError
 from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer
 from semid_lib.quantizers._learnt import squared_error
-from semid_lib.quantizers.base import check_whole
-from semid_lib.settings import keep_settings
+from semid_lib.settings import FLAG, NONE, SHARE, keep_settings, several, whole
 
 
 class MaskedEncoders(CodebookNetwork):
@@ -126,6 +125,10 @@ class MQ(CodebookQuantizer):
     Cost: O(N L (d h_1 + h_1 h_2 + ... + K D)) an epoch.
     """
 
+    _limits = {
+        "dropout": several(SHARE), "faithful_code": FLAG, "restart_every": whole() | NONE,
+    }  # fmt: skip
+
     def __init__(
         self, num_levels=3, num_codes=256, hidden=(128, 256), latent=512, dropout=(0.0, 0.0),
         mask_ratio=0.2, commitment=0.25, faithful_code=False, init="kmeans", restart_every=5,
@@ -157,8 +160,6 @@ class MQ(CodebookQuantizer):
         for name, rates in ("dropout", self.dropout), ("mask_ratio", [self.mask_ratio]):
             if not all(0 <= rate < 1 for rate in rates):
                 raise InputError(f"{name} is {getattr(self, name)!r}, but must lie in [0, 1)")
-        if self.restart_every is not None:
-            check_whole("restart_every", self.restart_every)
         if self.num_levels > self.n_features_in_:
             raise InputError(
                 f"n_features = {self.n_features_in_} cannot be cut into num_levels = "

@@ -12,10 +12,9 @@ from semid_lib.quantizers.base import (
     check_codes,
     check_seed,
     check_vectors,
-    check_whole,
 )
 from semid_lib.quantizers.kmeans import kmeans, lloyd_steps
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import SIZE, choice, keep_settings, whole
 
 LAST_STEPS = 25  # Lloyd steps of the codebooks, faiss's own default
 SAME = 1e-12  # what rounding makes of equal squared distances, as a share of squared lengths
@@ -59,6 +58,10 @@ class PQ(Quantizer):
     Cost: O(N K D) a step, in one thread (so that a seed decides the codes).
     """
 
+    _limits = {
+        "num_blocks": SIZE, "num_codes": whole(2), "precision": choice("float32", "float64"),
+    }  # fmt: skip
+
     def __init__(
         self, num_blocks=4, num_codes=256, max_iter=LAST_STEPS, random_state=0,
         precision="float32",
@@ -67,7 +70,6 @@ class PQ(Quantizer):
 
     def fit(self, X, y=None):
         """Learn the codebooks from X, `[N, D]`; `y` is ignored."""
-        check_settings(self, precision=("float32", "float64"))
         seed = check_seed(self.random_state)
         X = check_vectors(self, X, reset=True)
         m, k = self._check_settings(*X.shape)
@@ -95,8 +97,6 @@ class PQ(Quantizer):
 
     def _check_settings(self, n, width) -> tuple[int, int]:
         """Return m and K, or raise InputError."""
-        for name, least in (("num_blocks", 1), ("num_codes", 2), ("max_iter", 1)):
-            check_whole(name, getattr(self, name), least)
         m, k = int(self.num_blocks), int(self.num_codes)
         if width % m:
             fits = [d for d in range(1, width + 1) if width % d == 0]
@@ -207,6 +207,8 @@ class OPQ(PQ):
     Cost: a turn is O(N K D steps + N D^2 + D^3).
     """
 
+    _limits = {"num_rounds": SIZE, "steps": SIZE, "init": choice("pca", "random")}
+
     def __init__(
         self, num_blocks=4, num_codes=256, num_rounds=50, steps=4, max_iter=LAST_STEPS, init="pca",
         random_state=0, precision="float32",
@@ -215,10 +217,6 @@ class OPQ(PQ):
         self.num_rounds, self.steps, self.init = num_rounds, steps, init
 
     def _check_settings(self, n, width):
-        for name in ("num_rounds", "steps"):
-            check_whole(name, getattr(self, name))
-        if self.init not in ("pca", "random"):
-            raise InputError(f"init is {self.init!r}, but must be 'pca' or 'random'")
         if width > MOST_ROTATED:
             raise InputError(
                 f"n_features = {width}, but OPQ turns at most {MOST_ROTATED} dimensions: a round "

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from semid_lib.errors import InputError
 from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, in_chunks, squared_error
-from semid_lib.quantizers.base import check_codes, check_vectors, check_whole
+from semid_lib.quantizers.base import check_codes, check_vectors
 from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.runtime import resolve_device
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import FLAG, NONE, SIZE, choice, keep_settings, real
 
 PRESETS = {
     "working": {"top_k": 8, "renormalise": True, "temperature": 0.05},
@@ -88,6 +88,13 @@ class R3VAE(LearntQuantizer):
         384 dimensions, 3 x 256: 1.25 steps of an RQVAE with 512-256-128-32, and 1.6 without top K.
     """
 
+    _limits = {
+        "top_k": SIZE | NONE, "renormalise": FLAG, "reference": FLAG, "rating": FLAG,
+        "commitment": real(0), "sc_weight": real(0), "pd_weight": real(0),
+        "sc_vectors": choice("residual", "quantized"),
+        "init": choice("kmeans", "spherical", "normal"),
+    }  # fmt: skip
+
     def __init__(
         self, num_levels=3, num_codes=256, top_k=8, renormalise=True, temperature=0.05,
         reference=True, rating=True, commitment=0.25, sc_weight=0.01, pd_weight=0.01,
@@ -103,19 +110,14 @@ class R3VAE(LearntQuantizer):
             raise InputError(f"preset {name!r} is not one of {tuple(PRESETS)}")
         return cls(**{**PRESETS[name], **params})
 
-    def _check(self):
-        check_settings(
-            self, sc_vectors=("residual", "quantized"), init=("kmeans", "spherical", "normal")
-        )
-        check_whole("top_k", 1 if self.top_k is None else self.top_k)
-        for name in ("temperature", "sc_weight", "pd_weight", "commitment"):
-            least = np.nextafter(0, 1) if name == "temperature" else 0
-            if not least <= getattr(self, name) < np.inf:
-                bound = "above 0" if least else "at least 0"
-                raise InputError(f"{name} is {getattr(self, name)!r}, but must be {bound}, finite")
-
     def _build(self, X, seed) -> _Network:
         """The network before training."""
+        least = 1e3 * np.sqrt(np.finfo(X.dtype).tiny)
+        if np.abs(X).max() < least:
+            raise InputError(
+                f"the largest value of X is {np.abs(X).max():.3g}, and squares of {X.dtype} below "
+                f"{least:.3g} vanish: scale the vectors up"
+            )
         scale = np.sqrt(np.vdot(X, X) / len(X))
         r, rest = np.zeros(X.shape[1], X.dtype), X
         if self.reference:

@@ -9,7 +9,7 @@ from torch import Tensor
 from semid_lib.errors import InputError
 from semid_lib.quantizers._codebooks import CodebookNetwork, CodebookQuantizer, mlp
 from semid_lib.quantizers._learnt import squared_error
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import FLAG, SHARE, choice, keep_settings, real
 
 
 class ResidualAutoencoder(CodebookNetwork):
@@ -107,6 +107,11 @@ class RQVAE(CodebookQuantizer):
         >>> codes = RQVAE(num_codes=64, epochs=50).fit_transform(X)  # doctest: +SKIP
     """
 
+    _limits = {
+        "gradient": choice("straight_through", "rotation"), "update": choice("gradient", "ema"),
+        "ema_decay": SHARE, "restart": FLAG, "sinkhorn": FLAG, "sinkhorn_epsilon": real(0),
+    }  # fmt: skip
+
     def __init__(
         self, num_levels=3, num_codes=256, hidden=(512, 256, 128), latent=32, commitment=0.25,
         gradient="straight_through", update="gradient", ema_decay=0.99, restart=False,
@@ -116,7 +121,6 @@ class RQVAE(CodebookQuantizer):
         keep_settings(locals())
 
     def _check_own(self):
-        check_settings(self, gradient=("straight_through", "rotation"), update=("gradient", "ema"))
         if not 0 < self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay!r}, but must lie between 0 and 1")
         if not self.sinkhorn_epsilon >= 0.002:

@@ -8,6 +8,7 @@ import numpy as np
 
 from semid_lib.errors import CodesError, InputError
 from semid_lib.recommenders.base import PADDING, Recommender
+from semid_lib.settings import check_settings
 from semid_lib.training import History, train_model
 
 
@@ -16,6 +17,7 @@ class IdsRecommender(Recommender):
 
     def _check_ids(self, split, sids) -> None:
         """Raise InputError without `sids`, CodesError for those of another catalogue."""
+        check_settings(self)
         if sids is None:
             raise InputError(
                 f"{type(self).__name__}.fit needs semantic IDs: fit(split, sids), where sids = "

@@ -18,7 +18,7 @@ from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
 from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
 from semid_lib.runtime import keep_memory, resolve_device, send
-from semid_lib.settings import check_settings
+from semid_lib.settings import FLAG, check_settings, choice
 from semid_lib.training import like_lengths
 
 _ROWS = {"cpu": (8, 32), "cuda": (256, 256)}  # sequences read together, at least and at most
@@ -198,6 +198,10 @@ class ParallelRecommender(IdsRecommender):
     """
 
     unique_ids = False  # items of equal codes tie
+    _limits = {
+        "head_norm": choice("rpg", "paper", "both"), "half_scores": FLAG,
+        "long_histories": choice("rows", "windows", "last"),
+    }  # fmt: skip
 
     def fit(self, split, sids=None, *, checkpoint=None, deadline=None, progress=None):
         """Train on the train part of `split`; keep the epoch of the best validation NDCG@10.
@@ -233,12 +237,7 @@ class ParallelRecommender(IdsRecommender):
 
     def _build(self, codes, sizes):
         """Check the settings; make the network with random weights."""
-        check_settings(
-            self, max_history=1, dim=1, num_layers=1, ffn_dim=1,
-            head_norm=("rpg", "paper", "both"), long_histories=("rows", "windows", "last"),
-        )  # fmt: skip
-        if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature}, but must be above 0")
+        check_settings(self)
         if len(set(sizes)) > 1:
             raise CodesError(f"the digits have {sorted(set(sizes))} codes, but must have as many")
         with torch.random.fork_rng(devices=[]):

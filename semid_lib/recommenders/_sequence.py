@@ -19,7 +19,7 @@ from semid_lib.layers import (
 )
 from semid_lib.recommenders.base import Recommender
 from semid_lib.runtime import resolve_device, send
-from semid_lib.settings import check_settings
+from semid_lib.settings import check_settings, choice
 from semid_lib.training import like_lengths, train_model
 
 LOSSES = ("full", "sampled", "bce", "bpr")
@@ -58,6 +58,12 @@ class SequenceRecommender(Recommender):
     split before the network is made, `_pretrain` trains it before the loss does.
     """
 
+    _limits = {
+        "score_with": choice("fused", "id"), "similarity": choice("dot", "cosine"),
+        "loss": choice(*LOSSES), "targets": choice("all", "last"),
+        "long_histories": choice("last", "windows"),
+    }  # fmt: skip
+
     def fit(self, split, sids=None, *, checkpoint=None, deadline=None, progress=None):
         """Train on the train part; validation NDCG@10 (all items ranked) chooses the epoch.
 
@@ -65,6 +71,7 @@ class SequenceRecommender(Recommender):
             InputError: an unknown setting or field, no sample, a loss that is not finite.
             Others: see `training.train`.
         """
+        check_settings(self)
         self.fields_, sizes, codes = item_fields(split.data, self.field_names)
         self._prepare(split)
         self._build(sizes, codes)
@@ -98,14 +105,8 @@ class SequenceRecommender(Recommender):
     def _about(self, histories: list[np.ndarray]) -> list[np.ndarray]:
         return []
 
-    def _check(self) -> None:
-        check_settings(
-            self, score_with=("fused", "id"), similarity=("dot", "cosine"), max_history=1,
-            loss=LOSSES, num_negatives=1,
-        )  # fmt: skip
-
     def _build(self, sizes, codes) -> None:
-        self._check()
+        check_settings(self)
         torch.manual_seed(self.random_state)
         self.network_ = self._network(sizes, codes).to(resolve_device(self.device))
 
@@ -230,10 +231,6 @@ class CausalRecommender(SequenceRecommender):
     Settings: those of `SASRec`. The network is called with tokens `[B, T, J]`, padded on the
     right, and `at` `[B]`, the positions wanted (None for all): `[B, T, D]` or `[B, D]`.
     """
-
-    def _check(self) -> None:
-        super()._check()
-        check_settings(self, targets=("all", "last"), long_histories=("last", "windows"))
 
     def _sequences(self, split):
         if self.targets == "last":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from semid_lib.errors import InputError
 from semid_lib.recommenders._parallel import Affine, ParallelNetwork, ParallelRecommender
 from semid_lib.runtime import send
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import NONE, POSITIVE, SIZE, choice, keep_settings, real
 
 _ALIGNED = 4096  # states of a batch that the alignment loss looks at, drawn anew each step
 
@@ -171,6 +171,12 @@ class ACERec(ParallelRecommender):
     validation 5.
     """
 
+    _limits = {
+        "merger": choice("atm", "mlp", "mean", "conv"), "ratio": SIZE | NONE, "alignment": real(0),
+        "alignment_temperature": POSITIVE, "debias": real(0),
+        "anchor": choice("intent", "last", "mean", "mlp"),
+    }  # fmt: skip
+
     def __init__(
         self, dim=448, num_layers=2, num_heads=4, ffn_dim=1024, dropout=0.35, temperature=0.03,
         head_norm="rpg", merger="atm", ratio=8, anchor="intent", alignment=0.03,
@@ -182,14 +188,6 @@ class ACERec(ParallelRecommender):
         keep_settings(locals())
 
     def _network(self, codes, num_codes):
-        check_settings(
-            self, merger=("atm", "mlp", "mean", "conv"), ratio=1, alignment=0, debias=0,
-            anchor=("intent", "last", "mean", "mlp"),
-        )  # fmt: skip
-        if not self.alignment_temperature > 0:
-            raise InputError(
-                f"alignment_temperature is {self.alignment_temperature}, but must be above 0"
-            )
         if codes.shape[1] % (self.ratio or 1):
             raise InputError(
                 f"{codes.shape[1]} digits cannot be merged {self.ratio} by {self.ratio}: ratio "

@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from semid_lib.errors import EmptyHistoryError, InputError, NotFittedError, UnknownItemError
-from semid_lib.storage import load_tensors, save_tensors
+from semid_lib.settings import check_settings, of_python, whole
+from semid_lib.storage import load_tensors, restoring, save_tensors
 
 PADDING = -1
 
@@ -34,7 +35,7 @@ class Recommender(BaseEstimator):
         """Remember the catalogue of `split`: how many items, and their original ids."""
         self.num_items_ = split.num_items
         ids = split.data.item_ids
-        self.item_ids_ = None if ids is None else np.asarray(ids)
+        self.item_ids_ = None if ids is None else ids_array(np.asarray(ids).tolist())
         self._index = None
 
     def recommend(
@@ -55,11 +56,12 @@ class Recommender(BaseEstimator):
             than k items.
 
         Raises:
+            InputError: a k that is no integer in 1..N, or a history that is no sequence.
             UnknownItemError: an item that was not in the catalogue.
             EmptyHistoryError: an empty history, unless the method needs none.
         """
         limit = self.num_items_fitted
-        if not 1 <= k <= limit:
+        if not whole(1, limit).holds(k):
             raise InputError(f"k is {k}, but must lie in 1..{limit} (the catalogue)")
         inside = self._to_indices(histories)
         items, scores = self._generate(inside, k, exclude_history)
@@ -106,7 +108,11 @@ class Recommender(BaseEstimator):
         if self.item_ids_ is not None and self._index is None:
             self._index = {item: i for i, item in enumerate(self.item_ids_.tolist())}
         inside = []
+        if isinstance(histories, str | bytes) or not np.iterable(histories):
+            raise InputError(f"histories are {histories!r}, but must be a sequence of sequences")
         for row, history in enumerate(histories):
+            if isinstance(history, str | bytes | dict) or not hasattr(history, "__len__"):
+                raise InputError(f"history {row} is {history!r}, but must be a sequence of items")
             if len(history) == 0 and self.needs_history:
                 raise EmptyHistoryError(
                     f"history {row} is empty; {type(self).__name__} needs at least one item. "
@@ -117,16 +123,24 @@ class Recommender(BaseEstimator):
 
     def _indices_of(self, history, row) -> np.ndarray:
         if self._index is not None:
+            item = None
             try:
-                indices = [self._index[item] for item in np.asarray(history).tolist()]
+                indices = []
+                for item in history.tolist() if hasattr(history, "tolist") else history:
+                    indices.append(self._index[item])
                 return np.array(indices, dtype=np.int64)
-            except KeyError as error:
+            except (KeyError, TypeError):  # a list, for one, is no key
                 raise UnknownItemError(
-                    f"item {error.args[0]!r} of history {row} is not in the catalogue of "
+                    f"item {item!r} of history {row} is not in the catalogue of "
                     f"{self.num_items_} items seen at fit time (ids such as "
                     f"{self.item_ids_[0]!r}; indices of a Split map to them by data.item_ids)"
                 ) from None
-        indices = np.asarray(history)
+        try:
+            indices = np.asarray(history)
+        except ValueError:
+            indices = np.empty((0, 0))
+        if indices.ndim != 1:
+            raise UnknownItemError(f"history {row} holds more than items: it must be one sequence")
         if len(indices) and not np.issubdtype(indices.dtype, np.integer):
             raise UnknownItemError(
                 f"history {row} holds {indices[0]!r}; items are integers 0..N-1 here"
@@ -156,15 +170,31 @@ class Recommender(BaseEstimator):
     def load(cls, path: str | Path):
         """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
         tensors, meta = load_tensors(path, cls.__name__)
-        self = cls(**meta["params"])
-        self.num_items_ = meta["num_items"]
-        self.item_ids_ = None if meta["item_ids"] is None else np.asarray(meta["item_ids"])
-        self._index = None
-        if meta.get("fields"):
-            self.fields_ = tuple(meta["fields"])
-        if "history" in meta:
-            from semid_lib.training import History
+        with restoring(path, cls.__name__):
+            params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
+            self = cls(**params)
+            check_settings(self)
+            self.num_items_ = meta["num_items"]
+            self.item_ids_ = None if meta["item_ids"] is None else ids_array(meta["item_ids"])
+            self._index = None
+            if meta.get("fields"):
+                self.fields_ = tuple(meta["fields"])
+            if "history" in meta:
+                from semid_lib.training import History
 
-            self.history_ = History(**meta["history"])
-        self._restore(tensors)
+                self.history_ = History(**meta["history"])
+            self._restore(tensors)
         return self
+
+
+def ids_array(ids: list) -> np.ndarray:
+    """Ids as they are: int64 `[N]` where all are such integers, else objects `[N]`.
+
+    NumPy would make text of integers that stand beside text, and cut zeros off its end.
+    """
+    ids = of_python(ids)
+    if all(type(item) is int and abs(item) < 2**63 for item in ids):
+        return np.array(ids, dtype=np.int64)
+    array = np.empty(len(ids), dtype=object)
+    array[:] = ids
+    return array

@@ -4,11 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semid_lib.errors import InputError
 from semid_lib.layers import INITIAL_STD, SequenceNetwork, left_padded
 from semid_lib.recommenders._sequence import SequenceRecommender
 from semid_lib.runtime import send
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import choice, keep_settings
 
 
 class BERT4Rec(SequenceRecommender):
@@ -50,6 +49,8 @@ class BERT4Rec(SequenceRecommender):
     planted catalogue, Recall@10 was 0.30, 0.55 and 0.61 for `ft_ratio` 0, 0.5 and 1 (SASRec 0.61).
     """
 
+    _limits = {"samples": choice("sliding", "sequences")}
+
     def __init__(
         self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_history=32,
         field_names=(), score_with="fused", loss="full", similarity="dot", num_negatives=128,
@@ -58,14 +59,6 @@ class BERT4Rec(SequenceRecommender):
         samples_per_epoch=None, device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
-
-    def _check(self) -> None:
-        super()._check()
-        choices = {"samples": ("sliding", "sequences"), "long_histories": ("last", "windows")}
-        check_settings(self, **choices)
-        for name in ("mask_ratio", "ft_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}, but must lie in 0..1")
 
     def _network(self, sizes, codes):
         return _Cloze(self, sizes, codes)

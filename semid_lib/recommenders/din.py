@@ -13,7 +13,7 @@ from semid_lib.errors import CodesError, InputError, UnknownItemError
 from semid_lib.evaluation import uauc, user_auc
 from semid_lib.recommenders.base import Recommender
 from semid_lib.runtime import resolve_device
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import FLAG, SIZE, check_settings, choice, keep_settings, several
 from semid_lib.training import train_model
 
 _CHUNK = 4096  # rows rated at once
@@ -53,6 +53,11 @@ class DIN(Recommender):
         O(N L D) a step for the vectors of all items.
     """
 
+    _limits = {
+        "attention": SIZE, "hidden": several(SIZE), "code_form": choice("sum", "prefix"),
+        "user_ids": FLAG,
+    }  # fmt: skip
+
     def __init__(
         self, dim=16, attention=36, hidden=(200, 80), code_form="sum", user_ids=True,
         learning_rate=1e-3, weight_decay=1e-5, batch_size=2048, epochs=10, patience=1,
@@ -72,6 +77,7 @@ class DIN(Recommender):
             InputError: a bad setting, rows of the train part that are all clicked or none, a loss
                 that is not finite.
         """
+        check_settings(self)
         rows, label = clicks.rows("train"), clicks.label
         if len(np.unique(label[rows])) < 2:
             raise InputError(
@@ -133,7 +139,6 @@ class DIN(Recommender):
 
     def _tokens(self, num_items, sids) -> np.ndarray:
         """Rows of the table whose sum is an item's vector, `[N, L]`."""
-        check_settings(self, code_form=("sum", "prefix"))
         if sids is None:
             return np.arange(num_items)[:, None]
         if sids.num_items != num_items:
@@ -148,7 +153,6 @@ class DIN(Recommender):
         return np.stack(nodes, axis=1) + np.cumsum([0, *sizes[:-1]])
 
     def _build(self, tokens, num_users) -> None:
-        check_settings(self, dim=1, attention=1)
         torch.manual_seed(self.random_state)
         self.network_ = _Network(self, tokens, num_users).to(resolve_device(self.device))
 

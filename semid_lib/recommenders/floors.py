@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from semid_lib.errors import CheckpointError, InputError
+from semid_lib.errors import CheckpointError
 from semid_lib.recommenders.base import Recommender
+from semid_lib.settings import NONE, check_settings, real, whole
 
 
 class Popularity(Recommender):
@@ -76,16 +77,15 @@ class ItemKNN(Recommender):
         shrinkage: pulls similarities of rare pairs towards 0, >= 0.
     """
 
+    _limits = {"neighbours": whole() | NONE, "shrinkage": real(0)}
+
     def __init__(self, neighbours: int | None = None, shrinkage: float = 0.0):
         self.neighbours = neighbours
         self.shrinkage = shrinkage
 
     def fit(self, split, sids=None) -> ItemKNN:
         """Count users by pair of items. `sids` is not used. Cost: O(sum of squared lengths)."""
-        if self.neighbours is not None and self.neighbours < 1:
-            raise InputError(f"neighbours is {self.neighbours}, but must be >= 1, or None for all")
-        if not 0 <= self.shrinkage < np.inf:
-            raise InputError(f"shrinkage is {self.shrinkage}, but must be finite and not negative")
+        check_settings(self)
         self._see(split)
         takes = _occurrences(split.train_sequences(), self.num_items_)
         takes.data[:] = 1.0

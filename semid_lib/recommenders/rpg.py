@@ -10,7 +10,7 @@ from torch import Tensor
 from semid_lib.recommenders._parallel import ParallelNetwork, ParallelRecommender
 from semid_lib.recommenders.base import PADDING
 from semid_lib.recommenders.holistic import top_items
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import SIZE, choice, keep_settings, whole
 
 
 class RPG(ParallelRecommender):
@@ -53,6 +53,10 @@ class RPG(ParallelRecommender):
     by graph O(steps beams edges m).
     """
 
+    _limits = {
+        "decoding": choice("exact", "graph"), "beams": SIZE, "edges": SIZE, "steps": whole(),
+    }  # fmt: skip
+
     def __init__(
         self, dim=448, num_layers=2, num_heads=4, ffn_dim=1024, dropout=0.5, temperature=0.03,
         head_norm="rpg", decoding="exact", beams=20, edges=200, steps=3, max_history=50,
@@ -63,7 +67,6 @@ class RPG(ParallelRecommender):
         keep_settings(locals())
 
     def _network(self, codes, num_codes):
-        check_settings(self, decoding=("exact", "graph"), beams=1, edges=1, steps=1)
         self._neighbours = None
         return ParallelNetwork(self, codes, num_codes)
 

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from semid_lib.errors import InputError
 from semid_lib.layers import INITIAL_STD, SequenceNetwork, item_fields
 from semid_lib.recommenders._sequence import CausalRecommender, SequenceRecommender
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import NAMES, Limit, choice, keep_settings, real, several, whole
 
 TASKS = ("aap", "mip", "map", "sp")
+_WEIGHTS = Limit(
+    lambda v: several(real(0)).holds(v) and len(v) == len(TASKS),
+    f"must be one for {TASKS}, each a number >= 0",
+)
 
 
 class S3Rec(CausalRecommender):
@@ -52,6 +56,11 @@ class S3Rec(CausalRecommender):
     takes about 180 s of one CPU thread.
     """
 
+    _limits = {
+        "attributes": NAMES, "pretrain_samples": choice("sliding", "sequences"),
+        "pretrain_epochs": whole(0), "pretrain_batch_size": whole(), "task_weights": _WEIGHTS,
+    }  # fmt: skip
+
     def __init__(
         self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_history=32,
         field_names=(), attributes=None, score_with="fused", loss="full", similarity="dot",
@@ -63,15 +72,9 @@ class S3Rec(CausalRecommender):
     ):  # fmt: skip
         keep_settings(locals())
 
-    def _check(self):
-        super()._check()
-        check_settings(self, pretrain_samples=("sliding", "sequences"))
-        if len(self.task_weights) != len(TASKS):
-            raise InputError(f"task_weights is {self.task_weights}, but must be one for {TASKS}")
-        if not 0 <= self.mask_ratio <= 1:
-            raise InputError(f"mask_ratio is {self.mask_ratio}, but must lie in 0..1")
-
     def _prepare(self, split):
+        if split.num_items < 2:
+            raise InputError("S3Rec needs 2 items at least: it replaces some by others (MIP)")
         _, sizes, codes = item_fields(split.data, self.attributes)
         first = np.cumsum((0, *sizes[1:]))
         owned = np.where(codes[:, 1:] < 0, -1, codes[:, 1:] + first[:-1])

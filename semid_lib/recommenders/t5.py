@@ -14,7 +14,7 @@ from semid_lib.recommenders.base import PADDING
 from semid_lib.recommenders.beam import beam_search
 from semid_lib.recommenders.t5_network import T5
 from semid_lib.runtime import keep_memory, resolve_device
-from semid_lib.settings import check_settings, keep_settings
+from semid_lib.settings import FLAG, NONE, SIZE, check_settings, choice, keep_settings, whole
 
 _USERS_AT_ONCE = {"cpu": 64, "cuda": 512}
 _SAMPLES_AT_ONCE = {"cpu": 256}  # 2,048 samples of 32 items would hold 25 GB of activations
@@ -69,6 +69,11 @@ class T5Recommender(IdsRecommender):
         >>> model.recommend([[3, 14, 15]], k=5)                  # doctest: +SKIP
     """
 
+    _limits = {
+        "num_beams": SIZE, "search": choice("constrained", "free"), "end_token": FLAG,
+        "validate_users": whole(0) | NONE,
+    }  # fmt: skip
+
     def __init__(
         self, dim=128, num_layers=4, num_heads=4, head_dim=32, ffn_dim=512, dropout=0.1,
         learning_rate=5e-3, weight_decay=1e-5, warmup=0.01, clip=1.0, epochs=500, batch_size=2048,
@@ -92,9 +97,7 @@ class T5Recommender(IdsRecommender):
             TrainingPaused: the deadline came; fit again with the same checkpoint to go on.
         """
         self._check_ids(split, sids)
-        check_settings(
-            self, max_history=1, num_beams=1, validate_users=0, search=("constrained", "free")
-        )
+        check_settings(self)
         self._see(split)
         device = resolve_device(self.device)
         with torch.random.fork_rng(devices=[]):

@@ -530,12 +530,12 @@ def test_num_parameters(fitted):
         (dict(masking="first"), "masking is 'first', but must be one of"),
         (dict(item_loss="bce"), "item_loss is 'bce'"),
         (dict(normalize="l1"), "normalize is 'l1'"),
-        (dict(max_length=1), "max_length is 1, but must be at least 2"),
+        (dict(max_length=1), "max_length is 1, but must be an integer >= 2"),
         (dict(field_names=("colour",)), "no item field 'colour'"),
         (dict(field_weights={"colour": 1.0}), "field_weights names 'colour', but the fields are"),
         (dict(dim=10, num_heads=4), "dim 10 is not a multiple of num_heads 4"),
         (dict(device="tpu"), "device 'tpu'"),
-        (dict(precision="int8"), "precision 'int8'"),
+        (dict(precision="int8"), "precision is 'int8'"),
     ],
 )
 def test_bad_settings(change, message, split):

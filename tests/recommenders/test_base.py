@@ -4,18 +4,21 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import semid_lib.recommenders
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import (
     CheckpointError,
+    DataError,
     EmptyHistoryError,
     InputError,
     NotFittedError,
     UnknownItemError,
 )
 from semid_lib.recommenders.base import PADDING, Recommender
+from semid_lib.storage import load_tensors, save_tensors
 
 
 class Linear(Recommender):
@@ -179,6 +182,78 @@ def test_a_file_of_another_model(tmp_path):
         Linear.load(path)
     with pytest.raises(CheckpointError, match="no such file"):
         Linear.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"params": {"slope": 1.0, "steep": 2}}, {"params": 3}, {"num_items": None}, {"tensor": 0}],
+)
+def test_a_file_that_lacks_something_or_holds_more_is_refused(change, tmp_path):
+    path = Linear().fit(split_of()).save(tmp_path / "model.safetensors")
+    tensors, meta = load_tensors(path)
+    if "tensor" in change:
+        tensors = {"other": tensors["weight"]}
+    elif change.get("num_items", 1) is None:
+        del meta["num_items"]
+    else:
+        meta |= change
+    save_tensors(path, tensors, meta)
+    with pytest.raises(CheckpointError, match="does not hold what a Linear is made of"):
+        Linear.load(path)
+
+
+@pytest.mark.parametrize("k", [1.5, None, True, "3", [3]])
+def test_a_k_that_is_no_integer_is_refused(k):
+    with pytest.raises(InputError, match="k is "):
+        Linear().fit(split_of()).recommend([[0]], k)
+
+
+@pytest.mark.parametrize(
+    "histories, error",
+    [([None], InputError), (None, InputError), (5, InputError), (["01"], InputError),
+     ([[[0, 1]]], UnknownItemError), ([[[0], [1, 2]]], UnknownItemError),
+     ([[{}]], UnknownItemError), ([[1.5]], UnknownItemError)],
+)  # fmt: skip
+@pytest.mark.parametrize("ids", [None, list("abcdef")])
+def test_histories_that_are_none_are_refused(histories, error, ids):
+    model = Linear().fit(split_of(item_ids=None if ids is None else np.array(ids, object)))
+    with pytest.raises(error):
+        model.recommend(histories, 2)
+
+
+def test_numbers_of_numpy_as_settings_are_saved(tmp_path):
+    path = Linear(slope=np.float64(2)).fit(split_of()).save(tmp_path / "model")
+    assert Linear.load(path).get_params() == {"slope": 2.0}
+    path = Linear(slope=np.int64(2)).fit(split_of()).save(tmp_path / "model")
+    assert Linear.load(path).get_params() == {"slope": 2}
+
+
+def objects(*values):
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [objects(1, "a", 2, "b", "3", 3), objects(*(np.int64(i) for i in (5, 7, 9, 11, 13, 15))),
+     objects("a\0", "b", "", "é", " ", "a"), objects(2**70, 1, 2, 3, 4, 5), np.arange(6) * 10,
+     np.array(list("abcdef"))],
+)  # fmt: skip
+def test_ids_come_back_exactly(ids, tmp_path):
+    model = Linear().fit(split_of(item_ids=ids))
+    again = Linear.load(model.save(tmp_path / "model"))
+    given = [item.item() if isinstance(item, np.generic) else item for item in ids.tolist()]
+    for one in (model, again):
+        assert one.item_ids_.tolist() == given
+        assert [type(item) for item in one.item_ids_.tolist()] == [type(item) for item in given]
+        assert one.recommend([[given[0]], given], 6).tolist() == [given[::-1]] * 2
+
+
+@pytest.mark.parametrize("item", [pd.Timestamp("2020-01-01"), b"a", 1.5, True, None, (1, 2)])
+def test_ids_that_could_not_come_back_are_refused_before_anything(item):
+    with pytest.raises(DataError, match="ids must be whole numbers or text"):
+        split_of(item_ids=objects("a", "b", "c", "d", "e", item))
 
 
 def test_the_subpackage_imports_nothing_heavy():

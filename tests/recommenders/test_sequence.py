@@ -203,8 +203,8 @@ def test_paused_and_resumed_equals_uninterrupted(kind, tiny, split, tmp_path, ti
         (dict(loss="hinge"), "loss is 'hinge', but must be one of"),
         (dict(similarity="l2"), "similarity is 'l2'"),
         (dict(score_with="both"), "score_with is 'both'"),
-        (dict(loss="sampled", num_negatives=0), "num_negatives is 0, but must be at least 1"),
-        (dict(max_history=0), "max_history is 0, but must be at least 1"),
+        (dict(loss="sampled", num_negatives=0), "num_negatives is 0, but must be an integer >= 1"),
+        (dict(max_history=0), "max_history is 0, but must be an integer >= 1"),
         (dict(field_names=("colour",)), "no item field 'colour'"),
     ],
 )

@@ -253,7 +253,7 @@ def test_loss_is_the_mean_over_levels():
         (dict(max_history=0), "max_history is 0"),
         (dict(validate_users=-1), "validate_users is -1"),
         (dict(dropout=1.0), r"dropout 1.0 in \[0, 1\)"),
-        (dict(dim=0), "dim 0"),
+        (dict(dim=0), "dim is 0"),
         (dict(precision="float8"), "float8"),
         (dict(device="abacus"), "abacus"),
     ],
