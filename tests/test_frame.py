@@ -62,7 +62,7 @@ def test_copies_of_the_address_the_version_and_the_pins_are_up_to_date():
 def test_the_address_stands_nowhere_else():
     """Changing pyproject.toml and running copies.py must be enough."""
     known = set(copies.copies()) | {ROOT / "pyproject.toml"}
-    owner_and_name = copies.address().removeprefix("https://github.com/")
+    owner_and_name = copies.address().removeprefix("https://github.com/") or "semid-book/"
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     files = [ROOT / name for name in listed.stdout.split("\n") if name]
     for path in set(files) - known:
@@ -70,9 +70,77 @@ def test_the_address_stands_nowhere_else():
             assert owner_and_name not in path.read_text(), path
 
 
-def test_citation_names_this_repository():
+def test_nobody_is_told_to_install_the_library_by_a_name_that_nobody_owns():
+    """`pip install semid-lib` would run whatever someone puts there."""
+    name = copies.project()["name"]
+    by_name = re.compile(rf"pip install [^\n]*{name}")
+    texts = [*ROOT.glob("*.md"), *(ROOT / "book").glob("*.md"), *copies.chapters()]
+    for path in [*texts, *(ROOT / "semid_lib").rglob("*.py")]:
+        assert not by_name.search(path.read_text()), path
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A copy of this checkout whose owner has set an address, as RELEASING.md says."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.split("\n"):
+        if (ROOT / name).is_file() and not name.endswith((".ipynb", ".json", ".csv")):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(copies, "ROOT", tmp_path)
+    place = tmp_path / "pyproject.toml"
+    text = re.sub(r"^# (\[project.urls\])\n# Repository.*$", r"\1", place.read_text(), flags=re.M)
+    place.write_text(text.replace("[project.urls]", f'[project.urls]\nRepository = "{OWNED}"'))
+    return tmp_path
+
+
+OWNED = "https://github.com/someone/some-book"
+
+
+def test_one_line_of_pyproject_publishes_everywhere(published, monkeypatch):
+    assert copies.address() == OWNED
+    texts = {path.name: text for path, text in copies.copies().items()}
+    assert yaml.safe_load(texts["CITATION.cff"])["repository-code"] == OWNED
+    assert yaml.safe_load(texts["_config.yml"])["repository"]["url"] == OWNED
+    assert "colab_url" in yaml.safe_load(texts["_config.yml"])["launch_buttons"]
+    badges = texts["README.md"].count("/github/someone/some-book/blob/main/notebooks/")
+    assert badges == len(copies.chapters())
+    tag = f"v{copies.project()['version']}"
+    assert f'"git+{OWNED}@{tag}"' in texts[copies.chapters()[0].name]
+    for path, text in copies.copies().items():
+        path.write_text(text)
+    place = published / "pyproject.toml"
+    place.write_text(place.read_text().replace(f'Repository = "{OWNED}"', ""))
+    for path, text in copies.copies().items():
+        assert "someone" not in text, path
+
+
+def test_the_release_checklist_holds(published):
+    said = (ROOT / "RELEASING.md").read_text()
+    for step in ("[project.urls]", "`name`", "`version`", "copies.py write", "copies.py release"):
+        assert step in said, step
+
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@x"]
+        subprocess.run(["git", *identity, *words], cwd=published, check=True, capture_output=True)
+
+    git("init")
+    for path, text in copies.copies().items():
+        path.write_text(text)
+    assert "there are changes that are not committed" in copies.before_release()
+    git("add", "-A")
+    git("commit", "-m", "release")
+    tag = f"v{copies.project()['version']}"
+    assert copies.before_release() == [f"the commit has no tag {tag}"]
+    git("tag", tag)
+    assert copies.before_release() == []
+    (published / "CITATION.cff").write_text("version: 0\n")
+    assert "CITATION.cff is out of date" in copies.before_release()
+
+
+def test_citation_names_this_repository_or_none():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["repository-code"] == copies.address()
+    assert citation.get("repository-code", "") == copies.address()
     assert citation["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 

@@ -265,6 +265,6 @@ def _faiss():
         import faiss
     except ImportError:
         raise MissingPackageError(
-            "PQ and OPQ need the package faiss-cpu: pip install 'semid-lib[faiss]'"
+            "PQ and OPQ need the package faiss-cpu: pip install faiss-cpu"
         ) from None
     return faiss
