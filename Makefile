@@ -89,16 +89,11 @@ wheel: environment
 	@ls -l dist/*.whl
 
 # The lowest torch comes as a build for GPUs from the index: TORCH=2.13.0 takes another.
-lowest newest:
+lowest newest lock:
 	$(PYTHON) scripts/versions.py $@
 
 portable: environment
 	$(BIN)/python scripts/portable.py $(if $(DRAWS),--draws $(DRAWS)) $(if $(ONLY),--only $(ONLY))
-
-lock:
-	@uv=build/lock-tools; test -x $$uv/bin/uv || \
-	{ $(PYTHON) -m venv $$uv && $$uv/bin/python -m pip install -q uv; }; \
-	PATH="$$uv/bin:$$PATH" $(PYTHON) scripts/versions.py lock
 
 # Both sides of every pair on the same number of threads: first on one, then on two.
 THREADS ?= 1 2
