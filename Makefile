@@ -13,15 +13,22 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 export OMP_NUM_THREADS ?= 1
 
 .NOTPARALLEL:
-.PHONY: help book test environment data run check html lint unit notebooks pages serve \
-	bench clean
+.PHONY: help book test environment data run check html lint unit notebooks pages serve wheel \
+	lowest newest lock portable bench clean
+
+# What `make test` does, each however the ones before it ended.
+CHECKS := data lint check unit notebooks html pages
 
 help:
 	@echo "make book             set up, execute what is stale, build the pages, say what to open"
-	@echo "make test             set up and run every check"
+	@echo "make test             set up, run every check, list those that failed ($(CHECKS))"
 	@echo "make run [CHAPTER=01] execute the stale chapters, or one chapter in any case"
 	@echo "make check            check the stored notebooks without executing them"
 	@echo "make html             build and check the pages from the stored notebooks"
+	@echo "make wheel            build the library's wheel into dist/, such as for an upload to Colab"
+	@echo "make lowest, newest   the unit tests with the lowest versions allowed, and the newest"
+	@echo "make portable [DRAWS=10] [ONLY=name]  the tests and chapters as other processors round"
+	@echo "make lock             write requirements.lock anew from requirements.txt"
 	@echo "make serve            serve the built pages on http://localhost:8000 (full search)"
 	@echo "make bench [ONLY=name] measure against other tools; writes tests/benchmarks/RESULTS.md"
 	@echo "make clean            remove what was built (not .venv, not the data)"
@@ -32,7 +39,12 @@ book: environment data
 	@echo "The book is built. Open $(CURDIR)/$(PAGE)"
 	@echo "(or \`make serve\`, where search also shows excerpts)"
 
-test: environment data lint check unit notebooks html pages
+test: environment
+	@failed=; for check in $(CHECKS); do \
+	echo "== make $$check"; \
+	$(MAKE) --no-print-directory $$check || failed="$$failed $$check"; done; \
+	if [ -n "$$failed" ]; then echo "make test: failed:$$failed"; exit 1; fi; \
+	echo "make test: passed: $(CHECKS)"
 
 environment:
 	@if [ -z "$(PYTHON)" ]; then \
@@ -63,15 +75,25 @@ notebooks: environment
 	$(BIN)/python -m pytest --nbval notebooks -n 2 --dist loadfile -q
 
 html: environment
-	rm -rf _build/html
-	$(BIN)/jupyter-book build . -W -n --keep-going -q
-	$(BIN)/python scripts/check_html.py _build/html
+	$(BIN)/python scripts/pages.py
 
 pages: html
 	$(BIN)/python -m pytest tests/book/test_browser.py -q
 
 serve: html
 	$(BIN)/python -m http.server --directory _build/html 8000
+
+wheel: environment
+	@$(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation \
+		-w dist .
+	@ls -l dist/*.whl
+
+# The lowest torch comes as a build for GPUs from the index: TORCH=2.13.0 takes another.
+lowest newest lock:
+	$(PYTHON) scripts/versions.py $@
+
+portable: environment
+	$(BIN)/python scripts/portable.py $(if $(DRAWS),--draws $(DRAWS)) $(if $(ONLY),--only $(ONLY))
 
 # Both sides of every pair on the same number of threads: first on one, then on two.
 THREADS ?= 1 2

@@ -21,14 +21,41 @@ Where a dataset cannot be fetched, its rows are left out or say "not run", and t
 """
 
 # %% tags=["hide-cell", "colab-setup"]
+import importlib.util
 import os
+import subprocess
 import sys
+from importlib.metadata import distributions
+from pathlib import Path
 
-if "google.colab" in sys.modules:
-    address = "https://github.com/semid-book/semid-book"
-    source = f"semid-lib[fast] @ git+{address}@v0.1.0"
-    source = os.environ.get("SEMID_INSTALL", source)
-    get_ipython().run_line_magic("pip", f"install -q '{source}'")
+if importlib.util.find_spec("semid_lib") is None:
+    told = os.environ.get("SEMID_SOURCE", "")
+    places = [told] if told else [".", "/content"]
+    wheels = [w for p in places for w in Path(p).glob("semid_lib*.whl")]
+    release = ""
+    source = str(max(wheels, default=told or release))
+    if source.startswith("https://") and not source.endswith(".whl"):
+        source = f"git+{source}"
+    elif source and "://" not in source:
+        source = Path(source).resolve().as_uri()
+    have = {d.name: d.version for d in reversed([*distributions()])}
+    keep = {"torch", "numpy", "pandas", "scipy", "scikit-learn"}
+    wanted = [f"{name}=={have[name]}" for name in keep & set(have)]
+    wanted.append(f"semid-lib[fast] @ {source}")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    pip += ["install", "-q", *wanted]
+    if source:
+        done = subprocess.run(pip, capture_output=True, text=True)
+        source += ": " + done.stderr.strip().split("\n")[-1]
+        importlib.invalidate_caches()
+    if importlib.util.find_spec("semid_lib") is None:
+        fault = ModuleNotFoundError(
+            f"The library is not here ({source or 'no source set'}): "
+            "upload its wheel, or set os.environ['SEMID_SOURCE'] to a "
+            "repository's address, a wheel or a folder; run this again."
+        )
+        fault._render_traceback_ = lambda: [str(fault)]
+        raise fault
 
 from semid_lib import setup
 

@@ -2,16 +2,19 @@
 
     python scripts/copies.py write
     python scripts/copies.py check
+    python scripts/copies.py release   say what still stands between this checkout and a release
 
 The repository's address, the name and the version stand in pyproject.toml, the pins in
 requirements.txt, the chapters' titles and numbers in notebooks/, the extras that a chapter needs
 besides `fast` in notebooks/chapters.toml. Copies of them are needed in
-_config.yml, CITATION.cff, environment.yml, README.md and the chapters' set-up cells.
+_config.yml, CITATION.cff, environment.yml, README.md, .binder/ and the chapters' set-up cells.
+As long as pyproject.toml has no address, nothing points to one.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -20,18 +23,69 @@ ROOT = Path(__file__).resolve().parent.parent
 COLAB = "https://colab.research.google.com"
 SETUP_CELL = """\
 # %% tags=["hide-cell", "colab-setup"]
+import importlib.util
 import os
+import subprocess
 import sys
+from importlib.metadata import distributions
+from pathlib import Path
 
-if "google.colab" in sys.modules:
-    address = "{address}"
-    source = f"semid-lib[{extras}] @ git+{{address}}@v{version}"
-    source = os.environ.get("SEMID_INSTALL", source)
-    get_ipython().run_line_magic("pip", f"install -q '{{source}}'")
+if importlib.util.find_spec("semid_lib") is None:
+    told = os.environ.get("SEMID_SOURCE", "")
+    places = [told] if told else [".", "/content"]
+    wheels = [w for p in places for w in Path(p).glob("{wheel}*.whl")]
+    release = "{release}"
+    source = str(max(wheels, default=told or release))
+    if source.startswith("https://") and not source.endswith(".whl"):
+        source = f"git+{{source}}"
+    elif source and "://" not in source:
+        source = Path(source).resolve().as_uri()
+    have = {{d.name: d.version for d in reversed([*distributions()])}}
+    keep = {{"torch", "numpy", "pandas", "scipy", "scikit-learn"}}
+    wanted = [f"{{name}}=={{have[name]}}" for name in keep & set(have)]
+    wanted.append(f"{name}[{extras}] @ {{source}}")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    pip += ["install", "-q", *wanted]
+    if source:
+        done = subprocess.run(pip, capture_output=True, text=True)
+        source += ": " + done.stderr.strip().split("\\n")[-1]
+        importlib.invalidate_caches()
+    if importlib.util.find_spec("semid_lib") is None:
+        fault = ModuleNotFoundError(
+            f"The library is not here ({{source or 'no source set'}}): "
+            "upload its wheel, or set os.environ['SEMID_SOURCE'] to a "
+            "repository's address, a wheel or a folder; run this again."
+        )
+        fault._render_traceback_ = lambda: [str(fault)]
+        raise fault
 
 from semid_lib import setup
 
 run = setup(chapter="{chapter}")
+"""
+CONFIG = """\
+repository:
+  url: {address}
+  branch: main
+  path_to_book: ""
+launch_buttons:
+  colab_url: https://colab.research.google.com
+html:
+  use_repository_button: true
+  use_issues_button: true
+  extra_footer: ""
+"""
+CONFIG_UNPUBLISHED = """\
+repository:
+  url: ""
+html:
+  extra_footer: ""
+"""
+BINDER = """\
+# What a Binder service installs; python scripts/copies.py write renews the pin.
+--extra-index-url https://download.pytorch.org/whl/cpu
+{torch}
+.[fast,faiss,text,behaviour,maps]
 """
 ENVIRONMENT = """\
 # conda env create -f environment.yml && conda activate semid && pip install --no-deps -e .
@@ -52,8 +106,18 @@ def project() -> dict:
 
 
 def address() -> str:
-    """The repository's address, without a slash at the end."""
-    return project()["urls"]["Repository"].rstrip("/")
+    """The published repository's address without a slash at the end, or "" if there is none."""
+    return project().get("urls", {}).get("Repository", "").rstrip("/")
+
+
+def release() -> str:
+    """What pip installs the release from: the address with its tag; "" without an address."""
+    return f"git+{address()}@{tag()}" if address() else ""
+
+
+def tag() -> str:
+    """The tag that a release carries."""
+    return f"v{project()['version']}"
 
 
 def pins() -> list[str]:
@@ -77,8 +141,13 @@ def title(chapter: Path) -> str:
 def setup_cell(chapter: Path) -> str:
     """The first code cell of a chapter, from its `# %%` line on."""
     number = chapter.stem[:2]
+    name = project()["name"]
     return SETUP_CELL.format(
-        address=address(), version=project()["version"], chapter=number, extras=extras(number)
+        release=release(),
+        name=name,
+        wheel=re.sub(r"[-_.]+", "_", name).lower(),
+        chapter=number,
+        extras=extras(number),
     )
 
 
@@ -100,12 +169,13 @@ def colab_badge(chapter: Path) -> str:
 
 
 def chapter_table() -> str:
-    """The README's table of chapters."""
-    rows = [
-        f"| {path.stem[:2]} | [{title(path)}](notebooks/{path.stem}.ipynb) | {colab_badge(path)} |"
-        for path in chapters()
-    ]
-    return "\n".join(["| | chapter | run it |", "| --- | --- | --- |", *rows])
+    """The README's table of chapters; with badges once the repository has an address."""
+    rows = [["", "chapter", "run it"], ["---"] * 3]
+    for path in chapters():
+        link = f"[{title(path)}](notebooks/{path.stem}.ipynb)"
+        rows.append([path.stem[:2], link, colab_badge(path) if address() else ""])
+    columns = 3 if address() else 2
+    return "\n".join("| " + " | ".join(row[:columns]) + " |" for row in rows).replace("|  |", "| |")
 
 
 def _replaced(text: str, pattern: str, new: str, where: str) -> str:
@@ -126,16 +196,19 @@ def copies() -> dict[Path, str]:
         for pattern, new in rules:
             texts[path] = _replaced(texts[path], pattern, new, name)
 
-    renew("_config.yml", (r"^  url: [^\n]*$", f"  url: {address()}"))
+    config = CONFIG.format(address=address()) if address() else CONFIG_UNPUBLISHED
+    renew("_config.yml", (r"^repository:\n.*?\n(?=\n)", config))
+    code = f"repository-code: {address()}\n" if address() else ""
     renew(
         "CITATION.cff",
-        (r"^repository-code: [^\n]*$", f"repository-code: {address()}"),
-        (r"^version: [^\n]*$", f"version: {version}"),
+        (r"^version: [^\n]*\n(repository-code: [^\n]*\n)?", f"version: {version}\n{code}"),
     )
     renew("semid_lib/__init__.py", (r'^__version__ = "[^\n]*$', f'__version__ = "{version}"'))
     table = f"<!-- chapters -->\n\n{chapter_table()}\n\n<!-- /chapters -->"
     renew("README.md", (r"<!-- chapters -->.*<!-- /chapters -->", table))
     texts[ROOT / "environment.yml"] = ENVIRONMENT + "".join(f"      - {pin}\n" for pin in pins())
+    torch = next(pin for pin in pins() if pin.startswith("torch=="))
+    texts[ROOT / ".binder" / "requirements.txt"] = BINDER.format(torch=torch)
     for path in chapters():
         # From the header of the tagged cell to the next cell.
         cell = r"^# %%[^\n]*colab-setup.*?(?=^# %%)"
@@ -144,7 +217,28 @@ def copies() -> dict[Path, str]:
     return texts
 
 
+def before_release() -> list[str]:
+    """What RELEASING.md asks for and this checkout does not have yet."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout
+
+    missing = []
+    if not address():
+        missing.append("pyproject.toml has no [project.urls] Repository")
+    if tag() not in git("tag", "--points-at", "HEAD").split():
+        missing.append(f"the commit has no tag {tag()}")
+    if git("status", "--porcelain"):
+        missing.append("there are changes that are not committed")
+    old = [path for path, text in copies().items() if not path.exists() or path.read_text() != text]
+    return missing + [f"{path.relative_to(ROOT)} is out of date" for path in old]
+
+
 def main() -> int:
+    if sys.argv[1:] == ["release"]:
+        missing = before_release()
+        print("\n".join(missing) or f"{project()['name']} {tag()} of {address()} can go out")
+        return 1 if missing else 0
     if sys.argv[1:] not in (["write"], ["check"]):
         raise SystemExit(__doc__)
     differing = [

@@ -66,7 +66,7 @@ class RecordError(SemidError):
 
 
 class MissingPackageError(SemidError, ImportError):
-    """A feature whose optional package is not installed; the message names the extra."""
+    """A feature whose optional package is not installed; the message says what to install."""
 
 
 class CollapseWarning(UserWarning):

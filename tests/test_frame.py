@@ -9,14 +9,18 @@ import subprocess
 import sys
 import tokenize
 import tomllib
+from collections import defaultdict
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import copies
 import environment
+import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,6 +51,90 @@ def test_every_declared_dependency_is_pinned_inside_its_range():
         assert requirement.specifier.contains(version), f"{requirement} but {version}"
 
 
+def _locked() -> dict[str, list[tuple[str, str]]]:
+    """The lock's versions by name, each with the hashes of its files."""
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    lines = [line for line in text.split("\n") if line.strip() and not line.startswith("#")]
+    locked = defaultdict(list)
+    for line in lines:
+        requirement, *hashes = line.split("--hash=")
+        found = Requirement(requirement.strip())
+        if found.marker is None or found.marker.evaluate():
+            locked[canonicalize_name(found.name)].append((str(found.specifier)[2:], hashes))
+    return locked
+
+
+def test_the_lock_names_every_file_by_its_hash():
+    for name, found in _locked().items():
+        assert len(found) == 1, name  # one version where this Python runs
+        for _, hashes in found:
+            assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64} *", h) for h in hashes), name
+
+
+def test_the_lock_holds_the_pins_and_all_that_they_need():
+    """From the pins down through what the installed packages say of themselves."""
+    locked = _locked()
+    assert not [name for name in locked if name == "torch" or name.startswith("nvidia")]
+    waiting = [(Requirement(line), "") for line in copies.pins()]
+    seen = set()
+    while waiting:
+        wanted, extra = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if name in {"torch", "triton"} or name.startswith(("nvidia", "cuda")):
+            continue  # torch is installed by its version, and pins these itself
+        ((version, _),) = locked[name]
+        assert wanted.specifier.contains(version, prereleases=True), (str(wanted), version)
+        for extra in {"", *wanted.extras}:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            for line in metadata.requires(name) or []:
+                below = Requirement(line)
+                if below.marker is None or below.marker.evaluate({"extra": extra}):
+                    waiting.append((below, extra))
+    assert len({name for name, _ in seen}) > len(copies.pins())
+
+
+def test_the_lowest_versions_are_those_of_pyproject(monkeypatch, tmp_path):
+    monkeypatch.setattr(versions, "ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "a"\ndependencies = ["torch>=2.4", "x>=1.0.4,<2"]\n'
+        '[project.optional-dependencies]\none = ["y==3", "ruff"]\ntest = ["a[one]", "z>=5"]\n'
+        'bench = ["never==1"]\n'
+    )
+    monkeypatch.delenv("TORCH", raising=False)
+    assert versions.wanted("lowest") == ["torch==2.4", "x==1.0.4", "y==3", "ruff", "z==5"]
+    assert versions.wanted("newest") == ["torch>=2.4", "x>=1.0.4,<2", "y==3", "ruff", "z>=5"]
+    monkeypatch.setenv("TORCH", "2.13.0")
+    assert versions.wanted("lowest")[:2] == ["torch==2.13.0", "x==1.0.4"]
+
+
+def test_workflows_run_make_on_every_python():
+    """Their form; `actionlint` says more, where it is installed."""
+    jobs, commands = {}, []
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        jobs |= yaml.safe_load(path.read_text())["jobs"]
+    for job in jobs.values():
+        assert set(job.get("needs", [])) <= set(jobs)
+        commands += [step["run"] for step in job["steps"] if "run" in step]
+        for step in job["steps"]:
+            assert ("run" in step) != ("uses" in step)
+            assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/none@v0"))
+    assert {command.split()[1] for command in commands} <= _targets()
+    supported = ["3.11", "3.12", "3.13"]
+    for name in ("tests", "newest"):
+        assert jobs[name]["strategy"]["matrix"]["python"] == supported
+    said = " ".join(jobs["tests"]["strategy"]["matrix"]["checks"] + commands)
+    (checks,) = re.findall(r"^CHECKS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert all(check in said for check in checks.split())
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="needs actionlint")
+def test_actionlint_finds_nothing():
+    done = subprocess.run(["actionlint"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_library_pins_nothing_that_colab_brings():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in map(Requirement, project["dependencies"]):
@@ -61,8 +149,9 @@ def test_copies_of_the_address_the_version_and_the_pins_are_up_to_date():
 
 def test_the_address_stands_nowhere_else():
     """Changing pyproject.toml and running copies.py must be enough."""
-    known = set(copies.copies()) | {ROOT / "pyproject.toml"}
-    owner_and_name = copies.address().removeprefix("https://github.com/")
+    known = set(copies.copies()) | {ROOT / "pyproject.toml"} if copies.address() else set()
+    # As long as there is none: the one that stood here, and that nobody owns.
+    owner_and_name = copies.address().removeprefix("https://github.com/") or "semid-" + "book/"
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     files = [ROOT / name for name in listed.stdout.split("\n") if name]
     for path in set(files) - known:
@@ -70,9 +159,77 @@ def test_the_address_stands_nowhere_else():
             assert owner_and_name not in path.read_text(), path
 
 
-def test_citation_names_this_repository():
+def test_nobody_is_told_to_install_the_library_by_a_name_that_nobody_owns():
+    """`pip install semid-lib` would run whatever someone puts there."""
+    name = copies.project()["name"]
+    by_name = re.compile(rf"pip install [^\n]*{name}")
+    texts = [*ROOT.glob("*.md"), *(ROOT / "book").glob("*.md"), *copies.chapters()]
+    for path in [*texts, *(ROOT / "semid_lib").rglob("*.py")]:
+        assert not by_name.search(path.read_text()), path
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A copy of this checkout whose owner has set an address, as RELEASING.md says."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.split("\n"):
+        if (ROOT / name).is_file() and not name.endswith((".ipynb", ".json", ".csv")):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(copies, "ROOT", tmp_path)
+    place = tmp_path / "pyproject.toml"
+    old = re.compile(r"^(?:# )?\[project.urls\]\n(?:# )?Repository.*$", re.MULTILINE)
+    place.write_text(old.sub(f'[project.urls]\nRepository = "{OWNED}"', place.read_text()))
+    return tmp_path
+
+
+OWNED = "https://github.com/the-owner/a-book"
+
+
+def test_one_line_of_pyproject_publishes_everywhere(published, monkeypatch):
+    assert copies.address() == OWNED
+    texts = {path.name: text for path, text in copies.copies().items()}
+    assert yaml.safe_load(texts["CITATION.cff"])["repository-code"] == OWNED
+    assert yaml.safe_load(texts["_config.yml"])["repository"]["url"] == OWNED
+    assert "colab_url" in yaml.safe_load(texts["_config.yml"])["launch_buttons"]
+    badges = texts["README.md"].count("/github/the-owner/a-book/blob/main/notebooks/")
+    assert badges == len(copies.chapters())
+    tag = f"v{copies.project()['version']}"
+    assert f'"git+{OWNED}@{tag}"' in texts[copies.chapters()[0].name]
+    for path, text in copies.copies().items():
+        path.write_text(text)
+    place = published / "pyproject.toml"
+    place.write_text(place.read_text().replace(f'Repository = "{OWNED}"', ""))
+    for path, text in copies.copies().items():
+        assert "the-owner" not in text, path
+
+
+def test_the_release_checklist_holds(published):
+    said = (ROOT / "RELEASING.md").read_text()
+    for step in ("[project.urls]", "`name`", "`version`", "copies.py write", "copies.py release"):
+        assert step in said, step
+
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@x"]
+        subprocess.run(["git", *identity, *words], cwd=published, check=True, capture_output=True)
+
+    git("init")
+    for path, text in copies.copies().items():
+        path.write_text(text)
+    assert "there are changes that are not committed" in copies.before_release()
+    git("add", "-A")
+    git("commit", "-m", "release")
+    tag = f"v{copies.project()['version']}"
+    assert copies.before_release() == [f"the commit has no tag {tag}"]
+    git("tag", tag)
+    assert copies.before_release() == []
+    (published / "CITATION.cff").write_text("version: 0\n")
+    assert "CITATION.cff is out of date" in copies.before_release()
+
+
+def test_citation_names_this_repository_or_none():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["repository-code"] == copies.address()
+    assert citation.get("repository-code", "") == copies.address()
     assert citation["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 
@@ -136,9 +293,15 @@ def test_nothing_is_read_by_pickle():
                 assert not forbidden.search(code), f"{path.name}:{number}: {line.strip()}"
 
 
+def _targets() -> set[str]:
+    """What `make` knows."""
+    named = re.findall(r"^([a-z ]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return set(" ".join(named).split())
+
+
 def test_commands_of_the_texts_exist():
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "book").glob("*.md")]
+    targets = _targets()
+    texts = [*ROOT.glob("*.md"), *(ROOT / "book").glob("*.md")]
     semid = set()
     for path in texts:
         text = path.read_text()
@@ -194,6 +357,36 @@ def test_make_says_which_python_it_needs(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_test_goes_on_after_a_failure_and_lists_what_failed(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for place in (
+        "scripts/environment.py",
+        ".venv/bin/python",
+        ".venv/bin/ruff",
+        ".venv/bin/semid",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("#!/bin/sh\necho did $0 $*\n")
+        (tmp_path / place).chmod(0o755)
+
+    def make_test():
+        command = ["make", "test", f"PYTHON={tmp_path / '.venv/bin/python'}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stdout.strip().split("\n")
+
+    status, lines = make_test()
+    (checks,) = re.findall(r"^CHECKS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert status == 0 and lines[-1] == f"make test: passed: {checks}"
+    (tmp_path / ".venv/bin/ruff").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / ".venv/bin/python").write_text(
+        '#!/bin/sh\necho did $*\ncase "$*" in *--nbval*) exit 3;; esac\n'
+    )
+    status, lines = make_test()
+    assert status != 0 and lines[-1] == "make test: failed: lint notebooks"
+    assert "did -m pytest tests/book/test_browser.py -q" in lines  # what comes last
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_takes_the_first_python_that_fits(tmp_path):
     for tool in ("make", "sh", "uname"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
@@ -215,12 +408,14 @@ def test_the_environment_is_renewed_when_the_pins_change(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
     monkeypatch.setattr(environment, "STAMP", tmp_path / "stamp")
-    (tmp_path / "requirements.txt").write_text("a==1\n")
+    for name in ("requirements.txt", "requirements.lock"):
+        (tmp_path / name).write_text("a==1\n")
     assert not environment.is_current()
-    (tmp_path / "stamp").write_text(environment.wanted_stamp() + "\n")
-    assert environment.is_current()
-    (tmp_path / "requirements.txt").write_text("a==2\n")
-    assert not environment.is_current()
+    for name in ("requirements.txt", "requirements.lock"):
+        (tmp_path / "stamp").write_text(environment.wanted_stamp() + "\n")
+        assert environment.is_current()
+        (tmp_path / name).write_text("a==2\n")
+        assert not environment.is_current()
     (tmp_path / "stamp").write_text(environment.wanted_stamp())
     monkeypatch.setattr(environment, "PYTHON", Path(shutil.which("false")))
     assert not environment.is_current()

@@ -31,7 +31,7 @@ class ALS(BaseEstimator):
             are the same on every processor. An item without a train interaction has only zeros.
 
     Raises (in fit):
-        MissingPackageError: the extra `behaviour` is not installed. InputError: a bad setting.
+        MissingPackageError: the package implicit is not installed. InputError: a bad setting.
 
     Cost: O(M dim^2 + (U + N) dim^3) a turn at most, for M train pairs.
     """
@@ -53,7 +53,7 @@ class ALS(BaseEstimator):
             from implicit.cpu.als import AlternatingLeastSquares
         except ImportError:
             raise MissingPackageError(
-                "ALS needs the package implicit: pip install 'semid-lib[behaviour]'"
+                "ALS needs the package implicit: pip install implicit"
             ) from None
         seed = check_seed(self.random_state)
         user = np.repeat(np.arange(len(split.indptr) - 1), np.diff(split.indptr))

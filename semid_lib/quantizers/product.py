@@ -348,7 +348,7 @@ def _faiss():
         import faiss
     except ImportError:
         raise MissingPackageError(
-            "PQ and OPQ in float32 need the package faiss-cpu: pip install 'semid-lib[faiss]' "
+            "PQ and OPQ in float32 need the package faiss-cpu: pip install faiss-cpu "
             "(precision='float64' does without, more slowly)"
         ) from None
     return faiss
