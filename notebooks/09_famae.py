@@ -895,14 +895,9 @@ def judge(kinds, labels):
 
 def show(frame, caption):
     """Purities to two places; NMI to one: k-means has many ends."""
-    cells = frame.astype(object)
-    for column in frame:
-        places = 2 if column[1] == "purity" else 1
-        cells[column] = [
-            "" if value is None or np.isnan(value) else
-            f"{value:.{places}f}" for value in frame[column]
-        ]  # fmt: skip
-    return table(cells, caption)
+    form = {"purity": "{:.2f}", "NMI": "{:.1f}"}
+    cells = {c: frame[c].map(form[c[1]].format) for c in frame}
+    return table(pd.DataFrame(cells).replace("nan", ""), caption)
 
 
 in_shop = judge(

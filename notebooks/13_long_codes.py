@@ -360,7 +360,7 @@ sids = SemanticIds(codes["OPQ", m], (M,) * m)
 prefixes = [len(code) for code in sids.trie.code]
 print("distinct prefixes of 1 to 8 digits:", prefixes[:8])
 alone = np.mean([n > 0.99 * prefixes[-1] for n in prefixes])
-print(f"levels with a hundredth of the films to tell apart: {alone:.0%}")
+print(f"levels after 99 % of the films stand alone: {alone:.0%}")
 assert prefixes[3] > 0.9 * prefixes[-1]
 assert prefixes[7] > 0.99 * prefixes[-1]
 
@@ -1336,7 +1336,7 @@ for edges in (10, 30, 100):
 names = ["beams", "edges", "steps", "of the ten", "scored"]
 walks = pd.DataFrame(rows, columns=names)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What graph decoding finds against what it costs: share of the exact ten best films in its ten, by scores made as a share of the catalogue; each line goes from 1 to 5 steps. 300 viewers of MovieLens-100K, validation part, quick profile, seed 0. See that few beams and edges find nine films in ten for a fifth of the scores, and that the settings which find all of them make most of the scores of exact decoding, or more.", "name": "fig-long-graph"}, "image": {"alt": "Line chart, share of the exact ten found against share of catalogue scored. Six rising lines; 10 beams and 10 edges reach 0.9 at a fifth of the catalogue, those of 100 edges only near the whole of it."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "What graph decoding finds against what it costs: share of the exact ten best films in its ten, by scores made as a share of the catalogue; each line goes from 1 to 5 steps. 300 viewers of MovieLens-100K, validation part, quick profile, seed 0. See that few beams and edges find more than eight films in ten for a fifth of the scores, and that the settings which find all of them make most of the scores of exact decoding, or more.", "name": "fig-long-graph"}, "image": {"alt": "Line chart, share of the exact ten found against share of catalogue scored. Six rising lines; 10 beams and 10 edges near 0.9 at a fifth of the catalogue, those of 100 edges only near the whole of it."}}
 fig, ax = plotting.figure(height=3.2)
 shades = (plotting.ORANGE, plotting.SKY, plotting.BLUE)
 colours = dict(zip((10, 30, 100), shades))
@@ -1357,8 +1357,8 @@ _ = ax.set_ylabel("of the exact ten")
 
 # %% [markdown]
 r"""
-A few beams with few edges find nine films in ten for a fifth of the
-scores. What is missing is dear: the settings that find all ten make most of the scores that exact
+A few beams with few edges find more than eight films in ten for a fifth of
+the scores. What is missing is dear: the settings that find all ten make most of the scores that exact
 decoding makes, or more than these, since later steps meet the same films
 again.
 
@@ -1385,7 +1385,7 @@ names = ["settings of", "items", "beams", "edges", "steps",
 settings = pd.DataFrame(rows, columns=names)
 assert (settings["of the items"] > 0.8).all()
 tiny = walks[(walks["beams"] == 10) & (walks["edges"] == 10)].iloc[-1]
-assert tiny["of the ten"] > 0.85 and tiny["scored"] < 0.3
+assert tiny["of the ten"] > 0.8 and tiny["scored"] < 0.3
 whole = walks[walks["of the ten"] > 0.995]
 assert whole["scored"].min() > 0.6
 
