@@ -379,10 +379,12 @@ def test_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.trained
-def test_half_precision_trains_too():
+@pytest.mark.parametrize("top_k", [3, 6])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_too(precision, top_k):
     X = one_direction(200)
-    model = R3VAE(**SMALL, precision="bfloat16").fit(X)
-    plain = R3VAE(**SMALL).fit(X)
+    model = R3VAE(**SMALL, top_k=top_k, precision=precision).fit(X)
+    plain = R3VAE(**SMALL, top_k=top_k).fit(X)
     ours, theirs = (m.history_.epochs[-1]["soft_error"] for m in (model, plain))
     assert ours == pytest.approx(theirs, rel=0.1)
 
