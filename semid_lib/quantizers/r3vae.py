@@ -223,6 +223,7 @@ class _Network(nn.Module):
             if k.shape[1] == len(codebook):
                 part = w @ codebook  # Eq. 5
             else:
+                w = w.to(codebook.dtype)  # autocast on a CPU leaves them in half precision
                 part = F.embedding_bag(k, codebook, per_sample_weights=w, mode="sum")
             levels.append((e, k, w, part, code))
             e = e - (part if self.settings.rating else part.detach())  # Eq. 6

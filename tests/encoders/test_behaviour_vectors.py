@@ -41,6 +41,7 @@ def test_vectors_solve_their_normal_equations(planted):
     np.testing.assert_allclose(solve(users, pairs.T, weight.T), V, atol=5e-3)
 
 
+@pytest.mark.trained
 def test_items_of_a_planted_community_lie_together(planted):
     split, truth = planted
     vectors = ALS(dim=16).fit(split).embed()

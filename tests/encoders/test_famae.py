@@ -332,6 +332,7 @@ def test_loss_per_field_equals_the_training_loss_on_the_same_masks(exact, split,
 # --- what it learns
 
 
+@pytest.mark.trained
 def test_it_learns_successors_and_fields():
     split = make_split(num_items=60, num_users=300)
     model = FAMAE(
@@ -354,6 +355,7 @@ def test_it_learns_successors_and_fields():
     assert near[same & ~np.eye(60, dtype=bool)].mean() > near[~same].mean() + 0.2
 
 
+@pytest.mark.trained
 def test_metric_2_is_near_one_when_the_fields_determine_the_item():
     base = make_split(num_items=36, num_users=250, loyal=0.0).data
     fields = {"row": np.arange(36) // 6, "column": np.arange(36) % 6}
@@ -368,6 +370,7 @@ def test_metric_2_is_near_one_when_the_fields_determine_the_item():
     assert found["metric1_recall@10"] < 0.45  # the histories say nothing: chance is 10 / 36
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize(
     "change", [dict(masking="random"), dict(item_loss="sampled", num_negatives=8), dict(scale=4.0)]
 )

@@ -60,6 +60,7 @@ def test_pq_of_one_block_of_two_points_is_exact():
     assert model.codes_[0].tolist() == model.codes_[2].tolist() != model.codes_[1].tolist()
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize("init", ["pca", "random"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rotation_is_orthonormal_and_better_than_none(init, seed):
@@ -205,6 +206,7 @@ def test_without_faiss_the_extra_is_named(monkeypatch):
         PQ(num_blocks=3, num_codes=8).fit(correlated(n=50))
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize("kind", [PQ, OPQ])
 def test_float64_codes_are_the_nearest_and_hardly_worse_than_those_of_faiss(kind, monkeypatch):
     X = correlated()

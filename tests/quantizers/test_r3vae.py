@@ -277,6 +277,7 @@ def trained():
     return X, models
 
 
+@pytest.mark.trained
 def test_literal_reading_decodes_worse_than_the_mean_vector(trained):
     """SPEC 12.2: without a temperature the weights stay uniform and codes are no quantisation."""
     X, models = trained
@@ -293,6 +294,7 @@ def test_literal_reading_decodes_worse_than_the_mean_vector(trained):
     assert rates["literal"] > rates["working"] + 0.2
 
 
+@pytest.mark.trained
 def test_ablations_move_what_they_should(trained):
     X, models = trained
     level_1 = {n: preference_discrimination(m.codebooks_[0]) for n, m in models.items()}
@@ -376,10 +378,13 @@ def test_saved_and_loaded(tmp_path):
         ResidualKMeans.load(tmp_path / "r3vae.safetensors")
 
 
-def test_half_precision_trains_too():
+@pytest.mark.trained
+@pytest.mark.parametrize("top_k", [3, 6])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_too(precision, top_k):
     X = one_direction(200)
-    model = R3VAE(**SMALL, precision="bfloat16").fit(X)
-    plain = R3VAE(**SMALL).fit(X)
+    model = R3VAE(**SMALL, top_k=top_k, precision=precision).fit(X)
+    plain = R3VAE(**SMALL, top_k=top_k).fit(X)
     ours, theirs = (m.history_.epochs[-1]["soft_error"] for m in (model, plain))
     assert ours == pytest.approx(theirs, rel=0.1)
 

@@ -28,6 +28,7 @@ def errors_by_level(X, model):
     return [((X - model.inverse_transform(codes)) ** 2).sum(1).mean() for codes in prefixes]
 
 
+@pytest.mark.trained
 def test_error_of_every_level_is_that_of_a_plain_loop():
     """The best of some seeds, since one start of k-means may be unlucky on either side."""
     X = clustered()
@@ -45,6 +46,7 @@ def test_error_of_every_level_is_that_of_a_plain_loop():
         assert errors[0] > errors[1] > errors[2]
 
 
+@pytest.mark.trained
 def test_planted_levels_are_found():
     """Far coarse groups with the same offsets: 12 + 12 centres explain all but the noise."""
     X = clustered()
@@ -188,6 +190,7 @@ def test_normalized_remainders_of_a_plain_loop():
             rest = rest - centres[codes[level]]
 
 
+@pytest.mark.trained
 def test_start_in_few_directions_is_nearly_as_good_as_scikit_learns_in_all():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(40, 200))[rng.integers(40, size=2000)] + rng.normal(size=(2000, 200))

@@ -73,6 +73,7 @@ def test_codes_reconstruction_and_loss_of_a_plain_loop():
     assert (chosen.numpy() == codes).all()
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize("switches", [{}, {"update": "ema", "ema_decay": 0.9}])
 def test_planted_levels_are_found(switches):
     """12 + 12 words explain groups and offsets; the offsets, a fifth, are beyond 12 alone."""
@@ -87,6 +88,7 @@ def test_planted_levels_are_found(switches):
     assert two.codes_.shape == (600, 2) and two.level_sizes_ == (12, 12)
 
 
+@pytest.mark.trained
 def test_collapse_is_provoked_and_cured():
     X = planted()
     settings = {**SMALL, "num_codes": 64, "epochs": 10, "learning_rate": 1e-3}
@@ -105,6 +107,7 @@ def test_collapse_is_provoked_and_cured():
     assert last_usage["restart"] > 2 * last_usage["uniform"]
 
 
+@pytest.mark.trained
 def test_a_level_of_one_code_is_named():
     """Vectors far from the origin, small words about it: one word is the nearest of all rows."""
     X = 5 + 0.01 * planted(100)
@@ -161,6 +164,7 @@ def test_straight_through_gives_the_encoder_the_decoders_gradient():
     torch.testing.assert_close(network.encoder[0].weight.grad, expected)
 
 
+@pytest.mark.trained
 def test_sinkhorn_balances_the_last_level():
     cost = torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 7)
     plan = balanced(cost, 0.05, steps=500)

@@ -271,6 +271,7 @@ def test_every_parameter_learns(split):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, (settings, name)
 
 
+@pytest.mark.trained
 def test_learns_the_successor():
     split = make_split(120)
     settings = dict(TINY, dim=16, temperature=0.1, precision="float32", epochs=25)

@@ -240,6 +240,7 @@ def recall(model, split, k=1):
     return ranks_from_scores(scores, split.targets["test"]).recall(k).mean()
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize(
     "change",
     [
@@ -260,6 +261,7 @@ def test_it_finds_successors(make_split, change):
     assert best["ndcg@10"] == max(e["ndcg@10"] for e in model.history_.epochs) > 0.85
 
 
+@pytest.mark.trained
 def test_side_information_helps_on_the_planted_catalogue():
     """The next leaf category is planted; ids alone see each item too rarely to learn it."""
     data, _ = synthetic_catalogue(num_items=300, num_users=400)

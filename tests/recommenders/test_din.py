@@ -139,6 +139,7 @@ def planted(num_users=120, num_groups=6, seed=0):
     return clicks(data, shares=(9, 0, 1)), SemanticIds(codes), np.flatnonzero(cold)
 
 
+@pytest.mark.trained
 def test_codes_reach_items_that_training_never_showed():
     shown, sids, cold = planted()
     rows = shown.rows("test")

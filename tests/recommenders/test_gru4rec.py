@@ -57,6 +57,7 @@ def test_loss_equals_cross_entropy_of_scores(shaken, split, targets):
     np.testing.assert_allclose(float(found.detach()) * len(start) * per_row, total)
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize(
     "change",
     [

@@ -111,6 +111,7 @@ def test_a_saved_model_still_knows_its_users(shaken, split, tmp_path):
     assert (again._about(histories)[0] >= 0).any()
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize(
     "change",
     [

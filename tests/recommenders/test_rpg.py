@@ -151,6 +151,7 @@ def test_many_targets_have_the_same_gradients(split, monkeypatch):
         np.testing.assert_allclose(one, other.grad, atol=1e-12)
 
 
+@pytest.mark.trained
 def test_learns_the_successor():
     split, settings = make_split(120), dict(TINY, dim=16, temperature=0.1, precision="float32")
     model = RPG(**{**settings, "epochs": 25, "learning_rate": 0.01}).fit(split, make_sids())

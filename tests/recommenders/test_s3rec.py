@@ -163,6 +163,7 @@ def test_without_pretraining_it_is_sasrec(split):
     assert ours.pretraining_.epochs == [] and len(ours.history_.epochs) == 3
 
 
+@pytest.mark.trained
 def test_pretraining_teaches_attributes(make_split):
     """The four values of "group" come first; each item's own should then score highest."""
     split = make_split(num_items=20, num_users=100, surprise=0.0)
@@ -193,6 +194,7 @@ def test_what_pretraining_reads(split, kind, monkeypatch):
     assert read == sorted(wanted)
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize("change", [dict(), dict(field_names=None), dict(loss="bce", epochs=25)])
 def test_it_finds_successors(make_split, change):
     fields = {"group": np.arange(40) // 5}

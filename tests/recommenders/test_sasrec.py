@@ -115,6 +115,7 @@ def test_the_mean_loss_of_an_epoch_is_a_mean_over_targets(split):
 # --- what it learns
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize(
     "change",
     [
@@ -143,6 +144,7 @@ def test_it_finds_successors(make_split, change):
     assert model.history_.epochs[model.history_.best_epoch - 1]["ndcg@10"] > 0.7
 
 
+@pytest.mark.trained
 def test_side_information_helps_items_seen_rarely():
     """The next group is certain, the item within it is random: fields generalise, ids do not."""
     rng = np.random.default_rng(0)
