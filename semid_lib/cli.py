@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shlex
 import sys
-import time
 import unicodedata
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -131,9 +133,11 @@ def run_command(
 ):
     """Run a system on a dataset; stopped at any moment, the same command goes on."""
     from semid_lib import pipeline, results
+    from semid_lib.data.sources import called
     from semid_lib.queue import parse_duration
+    from semid_lib.runtime import pausing
 
-    deadline = None if budget is None else time.monotonic() + parse_duration(budget)
+    seconds = math.inf if budget is None else parse_duration(budget)
     settings = {
         "profile": profile, "variant": variant, "seed": seed, "device": device,
         "precision": precision, "overrides": parse_settings(set_ or []),
@@ -144,11 +148,16 @@ def run_command(
         print(estimate(system, dataset, **settings))
         return
     keep = profile == "paper" if record is None else record
-    name = results.run_name(system, variant, Path(dataset).name, profile, seed)
-    if keep and not force and (results.records_folder() / f"{name}.json").exists():
-        # Said before hours of work, not after.
-        raise RecordError(f"{name} is recorded already: --force replaces it, --no-record leaves it")
-    done = pipeline.run(system, dataset, deadline=deadline, **settings)
+    if keep:  # said before hours of work, not after
+        records = results.records_folder(to_write=True)
+        results.check_writable(records)
+        name = results.run_name(system, variant, called(dataset), profile, seed)
+        if not force and (records / f"{name}.json").exists():
+            raise RecordError(
+                f"{name} is recorded already: --force replaces it, --no-record leaves it"
+            )
+    with told_how_to_go_on(), pausing(seconds) as deadline:
+        done = pipeline.run(system, dataset, deadline=deadline, **settings)
     if place()[0] > 0:
         return
     print(readable(summary(done)))
@@ -228,8 +237,9 @@ def queue_run(
     from semid_lib import queue
 
     seconds = None if budget is None else queue.parse_duration(budget)
-    if not queue.run_queue(jobs, seconds, device, only, codes=codes):
-        raise typer.Exit(1)
+    with told_how_to_go_on():
+        if not queue.run_queue(jobs, seconds, device, only, codes=codes):
+            raise typer.Exit(1)
 
 
 @app.command("table")
@@ -277,8 +287,22 @@ def main() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "TrainingPaused":  # importing it would load torch
             raise
-        print(f"{error}; the same command goes on", file=sys.stderr)
+        print(f"{error}; {_same_command()}", file=sys.stderr)
         sys.exit(PAUSED)
+
+
+def _same_command() -> str:
+    return f"the same command goes on: {shlex.join(['semid', *sys.argv[1:]])}"
+
+
+@contextmanager
+def told_how_to_go_on() -> Iterator[None]:
+    """Say what to type after Ctrl-C or a signal, and end as a paused run does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped at the last checkpoint; {_same_command()}", file=sys.stderr)
+        raise typer.Exit(PAUSED) from None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import fnmatch
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 from semid_lib.errors import InputError, RecordError, SemidError
 from semid_lib.pipeline import BusyError, locked, run, runs_folder
 from semid_lib.results import CODES, is_smaller, load_record, records_folder, run_name, write_record
+from semid_lib.runtime import end_with_parent, handling, pausing
 from semid_lib.storage import write_atomic
 from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
 
@@ -31,6 +33,7 @@ from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
 PAUSED, BUSY, LATER = 3, 4, 5
 #: How a worker process is started.
 WORKER = (sys.executable, "-m", "semid_lib.queue")
+_GRACE = 20.0  # seconds that workers have to pause in, when the runner is told to end
 _MARGIN = 0.05  # share of the budget, at most 20 s, left for writing checkpoints
 
 
@@ -59,7 +62,7 @@ class Entry:
     @property
     def record_path(self) -> Path:
         """Where its record lies or will lie."""
-        return records_folder() / (CODES if self.codes else "") / f"{self.name}.json"
+        return records_folder(to_write=True) / (CODES if self.codes else "") / f"{self.name}.json"
 
     @property
     def lock_path(self) -> Path:
@@ -183,11 +186,16 @@ def parse_duration(text: str) -> float:
 def work(entry: Entry, *, until: float = math.inf, device: str = "auto") -> int:
     """Run one entry in this process and leave its record; return the exit code.
 
-    At `until`, a value of `time.time()`, it has stopped and written its checkpoint.
+    At `until`, a value of `time.monotonic()`, it has stopped and written its checkpoint, and so it
+    does at a signal that ends processes (`runtime.pausing`).
     """
+    with pausing(until - time.monotonic()) as deadline:
+        return _work(entry, deadline, device)
+
+
+def _work(entry: Entry, deadline: float, device: str) -> int:
     from semid_lib.training import TrainingPaused
 
-    deadline = time.monotonic() + until - time.time()
     with locked(entry.lock_path) as free:
         if not free:
             return BUSY
@@ -227,8 +235,9 @@ def run_queue(
 
     Args:
         jobs: processes at once; on a CPU they share its cores.
-        budget: seconds, a few of which are kept to write checkpoints; what still runs at the end
-            is killed, which loses what was done since its last checkpoint.
+        budget: seconds, of a clock that nobody sets, a few of which are kept to write checkpoints;
+            what still runs at the end is killed, which loses what was done since its last
+            checkpoint.
         only, codes: see `select`.
         say: where the one-line reports go.
 
@@ -237,6 +246,7 @@ def run_queue(
 
     Raises:
         InputError: `jobs` below 1, a budget not above 0, or nothing matches `only`.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the workers have paused before.
     """
     if jobs < 1:
         raise InputError(f"jobs is {jobs}, but must be at least 1")
@@ -248,10 +258,14 @@ def run_queue(
     waiting += [entry for now, entry in states if now == "cut"]
     say(f"{len(waiting)} runs without a record, {jobs} at once")
     runner = _Runner(jobs, budget, device, say)
-    try:
-        runner.work_off(waiting)
-    finally:
-        runner.stop()
+    with handling(signal.default_int_handler):
+        try:
+            runner.work_off(waiting)
+        except KeyboardInterrupt:
+            runner.pause()
+            raise
+        finally:
+            runner.stop()
     return not runner.failed
 
 
@@ -266,22 +280,22 @@ class _Runner:
 
     def __init__(self, jobs, budget, device, say):
         self.jobs, self.device, self.say = jobs, device, say
-        self.end = time.time() + budget
+        self.end = time.monotonic() + budget
         self.soft = self.end - min(_MARGIN * budget, 20.0)
         self.active: dict[subprocess.Popen, Entry] = {}
         self.put_off: list[Entry] = []  # wait for what another process does
         self.failed: list[Entry] = []
 
     def work_off(self, waiting: list[Entry]) -> None:
-        while self.active or ((waiting or self.put_off) and time.time() < self.soft):
+        while self.active or ((waiting or self.put_off) and time.monotonic() < self.soft):
             if len(self.active) < self.jobs:
                 ready = [entry for entry in self.put_off if _is_free(entry)]
                 self.put_off = [entry for entry in self.put_off if entry not in ready]
                 waiting[:0] = ready
-            while waiting and len(self.active) < self.jobs and time.time() < self.soft:
+            while waiting and len(self.active) < self.jobs and time.monotonic() < self.soft:
                 self.start(waiting.pop(0))
             self.collect()
-            if time.time() >= self.end:
+            if time.monotonic() >= self.end:
                 return
             time.sleep(0.05)
 
@@ -289,7 +303,8 @@ class _Runner:
         log = runs_folder() / f"{entry.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [*WORKER, "work", entry.name, "--device", self.device]
-        command += ["--until", repr(self.soft), *["--codes"] * entry.codes]
+        command += ["--until", repr(self.soft), "--parent", str(os.getpid())]
+        command += ["--codes"] * entry.codes
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
         env = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, **os.environ}
         with open(log, "ab") as file:
@@ -302,6 +317,7 @@ class _Runner:
         for process in [p for p in self.active if p.poll() is not None]:
             entry, code = self.active.pop(process), process.returncode
             words = {0: "done", PAUSED: "paused", BUSY: "elsewhere", LATER: "later"}
+            words[-signal.SIGTERM] = "stopped"  # it had hardly begun
             word = words.get(code, "FAILED")
             self.say(f"{word:7s} {entry.name}")
             if word == "later":
@@ -312,11 +328,20 @@ class _Runner:
                 tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
                 self.say(f"        exit code {code}; {' '.join(tail)} (log: {log})")
 
+    def pause(self) -> None:
+        """Ask the workers to write their checkpoints and end, and give them the time for it."""
+        for process in self.active:
+            process.terminate()
+        patience = time.monotonic() + _GRACE
+        while self.active and time.monotonic() < patience:
+            self.collect()
+            time.sleep(0.05)
+
     def stop(self) -> None:
         for process, entry in self.active.items():
             process.kill()
             process.wait()
-            self.say(f"stopped {entry.name} at the end of the budget; it goes on next time")
+            self.say(f"stopped {entry.name}; it goes on next time, from its last checkpoint")
         self.active.clear()
 
 
@@ -334,6 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     working = commands.add_parser("work", help="run one entry in this process")
     working.add_argument("name")
     working.add_argument("--until", type=float, default=math.inf)
+    working.add_argument("--parent", type=int, help="the process to end with")
     for command in (running, working):
         command.add_argument("--device", default="auto")
     for command in (commands.choices["list"], running):
@@ -353,7 +379,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [entry for entry in known if entry.name == options.name]
         if not chosen:
             raise InputError(f"no queue entry is named {options.name!r}")
-        return work(chosen[0], until=options.until, device=options.device)
+        with handling(signal.default_int_handler):
+            if options.parent is not None:
+                end_with_parent(options.parent)
+            return work(chosen[0], until=options.until, device=options.device)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return PAUSED
     except SemidError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

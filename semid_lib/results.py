@@ -6,12 +6,15 @@ printed values in `semid_lib/papers`; nothing here is typed in by hand.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import math
 import os
 import re
+import tempfile
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +23,7 @@ import pandas as pd
 
 from semid_lib.errors import InputError, RecordError
 from semid_lib.settings import meant
-from semid_lib.storage import sealed, unsealed, write_json
+from semid_lib.storage import sealed, unsealed, write_json, writing
 
 PAPERS = {"resid": "ReSID", "acerec": "ACERec", "r3vae": "R³-VAE"}
 CUTOFFS = (5, 10, 20)
@@ -55,8 +58,18 @@ _DATASETS = {
 
 
 def slug(text: str) -> str:
-    """Turn a name into a safe piece of a file name: `sasrec*` -> `sasrec-star`."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("*", "-star")).strip("-.") or "unnamed"
+    """Turn a name into a safe piece of a file name: `sasrec*` -> `sasrec-star`.
+
+    A name of which this leaves less than half, such as one in Chinese, gets eight digits of its
+    hash: two such names are two.
+    """
+    plain = unicodedata.normalize("NFKD", text.lower().replace("*", "-star"))
+    safe = re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.")
+    letters = sum(c.isalnum() for c in unicodedata.normalize("NFKC", text))
+    if 2 * sum(c.isalnum() for c in safe.replace("-star", "")) >= letters and safe:
+        return safe
+    mark = hashlib.sha256(unicodedata.normalize("NFC", text).encode()).hexdigest()[:8]
+    return "-".join(part for part in (safe, mark) if part)
 
 
 def run_name(system: str, variant: str, dataset: str, profile: str, seed: int) -> str:
@@ -70,13 +83,26 @@ def record_name(record: Mapping) -> str:
     return run_name(*(record[key] for key in keys))
 
 
-def records_folder() -> Path:
-    """Find the records: $SEMID_RESULTS, else the checkout's book/results, else the package's."""
+def records_folder(to_write: bool = False) -> Path:
+    """Find the records: $SEMID_RESULTS, else the checkout's book/results, else the user's.
+
+    The user's are in `.semid/results` below the working folder; without any, those that come with
+    the package are read. With `to_write`: where records go, never into the package.
+    """
     if os.environ.get("SEMID_RESULTS"):
         return Path(os.environ["SEMID_RESULTS"])
     if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "book").is_dir():
         return _CHECKOUT / "book" / "results"
-    return _HERE / "_records"
+    own = Path(".semid") / "results"
+    return own if to_write or own.is_dir() else _HERE / "_records"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StorageError unless files can be made in the folder, which is made if need be."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def check_record(record: Mapping, where: str = "record") -> None:
@@ -106,7 +132,8 @@ def write_record(record: Mapping, folder: str | Path | None = None, *, force: bo
         RecordError: incomplete, or a different record of this name exists and `force` is off.
     """
     check_record(record, where=record_name(record) if "seed" in record else "record")
-    folder = Path(folder or records_folder()) / (CODES if "until" in record else "")
+    folder = Path(folder or records_folder(to_write=True))
+    folder = folder / (CODES if "until" in record else "")
     path = folder / f"{record_name(record)}.json"
     if path.exists() and not force:
         if json.loads(json.dumps(record)) == load_record(path):
@@ -388,6 +415,7 @@ def summarise(
 
     Raises:
         InputError: a part, or a metric, that the records do not have.
+        RecordError: two of them are of different data that have one name.
     """
     records, metrics = list(records), list(metrics)
     _check_asked(metrics, part, records)
@@ -396,6 +424,7 @@ def summarise(
 
 def _averages(records, metrics, part) -> pd.DataFrame:
     """What `summarise` returns; a metric that a record lacks is NaN."""
+    _check_same_data(records)
     rows = [
         (r["system"], r["variant"], r["dataset"], m, r["metrics"][part].get(m), r["cut"])
         for r in records
@@ -413,6 +442,20 @@ def _averages(records, metrics, part) -> pd.DataFrame:
 
 _KEY = ["system", "variant", "dataset", "metric"]
 PARTS = ("test", "validation", "test_unseen", "validation_unseen")
+
+
+def _check_same_data(records) -> None:
+    """Raise RecordError if two records name one dataset but were made of different data."""
+    seen: dict[str, Mapping] = {}
+    for record in records:
+        other = seen.setdefault(record["dataset"], record)
+        if other["dataset_sha256"] != record["dataset_sha256"]:
+            raise RecordError(
+                f"{record_name(other)} and {record_name(record)} were made of different data that "
+                f"are both called {record['dataset']!r} (dataset_sha256 "
+                f"{other['dataset_sha256'][:8]}... and {record['dataset_sha256'][:8]}...): remove "
+                "one, or rename its folder and run again"
+            )
 
 
 def _check_asked(metrics, part: str, records, more=()) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import semid_lib
-from semid_lib import cli, results
+from semid_lib import cli, pipeline, results
 from semid_lib.data import synthetic_catalogue
 from semid_lib.errors import InputError
 
@@ -214,6 +214,42 @@ def test_version_and_short_help(semid):
 
 def test_terminal_escapes_are_not_printed():
     assert cli.readable("a\x1b[31mb\x07\u202ec\n\td") == "a\ufffd[31mb\ufffd\ufffdc\n\td"
+
+
+def test_a_stopped_run_says_what_to_type(semid, folder, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", stopped)
+    code, _, err = semid("run", "popularity", folder, "--set=recommender.x=1 2")
+    assert code == cli.PAUSED and len(err.strip().splitlines()) == 1
+    assert f"semid run popularity {folder} '--set=recommender.x=1 2'" in err
+
+
+def test_records_of_an_installed_library_go_into_a_folder_of_the_user(
+    semid, folder, tmp_path, monkeypatch
+):
+    """Without a checkout around it, and with its package's folder read-only."""
+    monkeypatch.delenv("SEMID_RESULTS")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results, "_CHECKOUT", tmp_path / "site-packages")
+    assert results.records_folder() == results._HERE / "_records"  # the shipped ones
+    code, out, _ = semid("run", "popularity", folder, "--record")
+    assert code == 0 and "record: .semid/results/" in out
+    assert results.records_folder() == Path(".semid") / "results"
+    assert len(results.load_records()) == 1
+    code, _, err = semid("run", "popularity", folder, "--record")
+    assert code == 2 and "recorded already" in err
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_run(
+    semid, folder, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEMID_RESULTS", str(tmp_path / "file"))
+    monkeypatch.setattr(pipeline, "run", None)
+    code, _, err = semid("run", "popularity", folder, "--record")
+    assert code == 2 and "cannot be written" in err
 
 
 def test_usage_errors_exit_with_2_too(semid):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -204,6 +206,8 @@ def noted(system, *args, **kwargs):
 
 
 queue.run = noted
+if (place / "long").exists():
+    small["recommender"]["epochs"] = 10**6
 queue.WORKER = (sys.executable, __file__)
 if __name__ == "__main__":
     sys.exit(queue.main())
@@ -261,7 +265,7 @@ def test_only_what_is_asked_for_is_run_and_its_time_is_the_estimate(place, monke
 
 def test_stops_inside_the_budget_and_goes_on_to_the_same_record(place, monkeypatch):
     (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
-    code = subprocess.run([*queue.WORKER, "work", entry.name, "--until", repr(time.time())])
+    code = subprocess.run([*queue.WORKER, "work", entry.name, "--until", repr(time.monotonic())])
     assert (code.returncode, queue.state(entry)) == (queue.PAUSED, "partial")
     assert queue.run_queue(budget=3600, say=lambda _: None)
     once = results.load_record(entry.record_path)
@@ -280,6 +284,54 @@ def test_a_worker_that_outlives_the_budget_is_stopped(place, monkeypatch):
     (place / "stuck").unlink()
     assert queue.run_queue(jobs=2, say=said.append)  # the dead workers' locks are free
     assert len(results.load_records()) == 2
+
+
+def wait_for(holds, seconds=120.0):
+    """Look again and again until `holds()`, which is returned; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def is_running(pid):
+    """Whether a process works on; a dead one that nobody waits for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_runner_that_is_told_to_end_leaves_no_worker(place, monkeypatch, number):
+    """Its worker trains for hours; it writes its checkpoint and ends, whatever ends the runner."""
+    (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
+    (place / "long").touch()
+    runner = subprocess.Popen(
+        [sys.executable, str(place / "worker.py"), "run"], stderr=subprocess.PIPE, text=True
+    )
+    children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children")
+    checkpoints = place / "runs"
+    wait_for(lambda: list(checkpoints.glob("*/recommender.checkpoint.safetensors")))
+    (worker,) = children.read_text().split()
+    runner.send_signal(number)
+    said = runner.communicate(timeout=120)[1]
+    wait_for(lambda: not is_running(worker))
+    if number != signal.SIGKILL:
+        assert runner.returncode == queue.PAUSED and "the same command goes on" in said
+    assert "TrainingPaused" not in (place / "runs" / f"{entry.name}.log").read_text()
+    assert queue.state(entry) == "partial"
+
+
+def test_the_budget_is_of_a_clock_that_nobody_sets(place, monkeypatch):
+    """The wall clock jumps back and forth; the budget does not."""
+    fill(place, monkeypatch, {"system": "popularity"})
+    monkeypatch.setattr(time, "time", iter(range(10**9, 0, -3600)).__next__)
+    runner = queue._Runner(1, 100.0, "cpu", print)
+    assert runner.soft - time.monotonic() == pytest.approx(95, abs=2)
+    assert queue.run_queue(budget=300, say=lambda _: None)
 
 
 def test_a_failure_is_reported_and_the_others_go_on(place, monkeypatch):

@@ -151,6 +151,31 @@ def test_incomplete_record_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["電影", "фильмы", "데이터 1", "???", ""])
+def test_names_in_other_letters_are_two_names(name):
+    safe = results.slug(name)
+    assert re.fullmatch(r"[a-z0-9-]+", safe) and safe != results.slug(name + "電")
+    assert safe == results.slug(name)
+
+
+def test_records_of_different_data_with_one_name_never_meet(tmp_path):
+    own = {**make_record(seed=7, value=0.9), "dataset_sha256": "1" * 64}
+    for both in ([make_record(), own], [own, make_record("hgn")]):
+        with pytest.raises(RecordError, match="different data that are both called 'beauty'"):
+            results.summarise(both)
+        with pytest.raises(RecordError, match="different data"):
+            results.side_by_side(None, both)
+
+
+@pytest.mark.parametrize("part, metric", [("tst", "mrr"), ("test", "recal@10"), ("test", "SC")])
+def test_a_part_or_metric_that_is_not_there_is_named(part, metric):
+    for records in ([make_record()], []):
+        with pytest.raises(InputError, match=f"{part}|{metric}"):
+            results.summarise(records, [metric], part)
+        with pytest.raises(InputError, match=f"{part}|{metric}"):
+            results.side_by_side(None, records, metrics=[metric], part=part)
+
+
 def test_records_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMID_RESULTS", str(tmp_path))
     assert results.records_folder() == tmp_path

@@ -1,6 +1,7 @@
 """Profile, device, precision and the set-up call."""
 
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from semid_lib import ops, runtime
-from semid_lib.errors import InputError
+from semid_lib.errors import DeviceMemoryError, InputError
+from semid_lib.runtime import enough_memory, pausing
 
 HEAVY = {"torch", "pandas", "sklearn", "scipy", "numba", "umap", "faiss", "matplotlib"}
 
@@ -189,3 +191,40 @@ def test_setup_holds_blas_to_one_thread():
 
     runtime.setup("01")
     assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+
+
+# ------------------------------------------------------------------ signals and memory
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_brings_the_deadline_of_training_forward(name):
+    before = signal.getsignal(getattr(signal, name))
+    with pausing() as deadline:
+        assert not time.monotonic() > deadline  # training asks between two steps
+        signal.raise_signal(getattr(signal, name))
+        assert time.monotonic() > deadline
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(getattr(signal, name))
+    assert signal.getsignal(getattr(signal, name)) is before
+
+
+def test_a_signal_where_nothing_trains_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), pausing():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_deadline_is_a_number_of_the_monotonic_clock():
+    with pausing(100) as deadline:
+        assert deadline - time.monotonic() == pytest.approx(100, abs=1)
+        assert not time.monotonic() > deadline and time.monotonic() + 101 > deadline
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_a_full_memory_is_named(error):
+    with pytest.raises(DeviceMemoryError, match="the stage needs more memory"):
+        with enough_memory("the stage"):
+            raise error
+    with pytest.raises(RuntimeError, match="another"), enough_memory("the stage"):
+        raise RuntimeError("another")

@@ -105,7 +105,7 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
     """
     name = str(name_or_folder)
     if name not in SOURCES and Path(name_or_folder).is_dir():
-        return read_folder(name_or_folder, fields)
+        return read_folder(name_or_folder, fields, called(name_or_folder))
     folder = fetch(name)
     source = SOURCES[name]
     if source.part_of:
@@ -117,6 +117,19 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
         data = read_folder(folder, source.fields, name) if uniform else source.read(folder)
         _check_pins(source, folder, data, uniform)
     return _with_fields(data, fields)
+
+
+def called(name_or_folder: str | Path) -> str:
+    """What the data of `load_dataset(name_or_folder)` are called.
+
+    A folder's name, also that of "."; one that is a known dataset's has "my-" before it, so that
+    its runs are never taken for those of the dataset.
+    """
+    if str(name_or_folder) in SOURCES:
+        return str(name_or_folder)
+    name = Path(name_or_folder).name or Path(name_or_folder).resolve().name or "folder"
+    name = Path(name_or_folder).resolve().name if name == ".." else name
+    return f"my-{name}" if name in SOURCES else name
 
 
 def _check_sequences(source: DatasetInfo, folder: Path, data: Interactions) -> None:

@@ -261,3 +261,15 @@ def test_edited_titles_are_refused_in_both_forms(ml100k, tmp_path, monkeypatch):
     (folder / "ml-100k.item").write_bytes(text.replace(b"Star Wars", b"Star Wart"))
     with pytest.raises(ChecksumError, match="other titles, fields"):
         load_dataset("ml-100k")
+
+
+def test_a_folder_called_like_a_known_dataset_has_another_name(tmp_path, monkeypatch):
+    own = tmp_path / "beauty"
+    own.mkdir()
+    (own / "interactions.csv").write_text("user,item,position\n0,0,0\n0,1,1\n")
+    assert load_dataset(own).name == sources.called(own) == "my-beauty"
+    monkeypatch.chdir(own)
+    assert load_dataset(".").name == sources.called(".") == "my-beauty"
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("./beauty").name == sources.called("./beauty") == "my-beauty"
+    assert sources.called("beauty") == "beauty" and sources.called("電影") == "電影"
