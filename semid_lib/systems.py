@@ -34,7 +34,8 @@ class System:
             Beside the stages' roles, "embed" may hold `checkpoint`: which of the encoder's
             snapshots, 1 the first, gives the vectors; and `centred`: the quantizer is given the
             vectors minus their mean. "codes" may hold `collisions`, a rule of
-            `SemanticIds.resolve` for items that share an ID.
+            `SemanticIds.resolve` for items that share an ID. A stage with a `class` of its own
+            takes the place of the preset's, in both profiles, with these settings alone.
         printed: dataset -> what its paper prints for that dataset alone.
         vectors: a line on what its vectors are, where that is not the paper's choice.
         no_text: `datasets` without text, and the encoder that they get: its `class`, `paper` and
@@ -208,12 +209,19 @@ def plan(
     stages, changed, chosen = [], [], system.variants.get(variant, {})
     for role in system.stages:
         place, paper, quick = _presets(system, role, data)
-        varied = chosen.get(role, {})
+        varied = dict(chosen.get(role, {}))
+        if "class" in varied:
+            changed.append(
+                f"{role} {_named(varied['class'])} (paper {_named(system.stages[role])})"
+            )
+            place, paper, quick = varied.pop("class"), {}, {}
         printed = {**paper, **varied}
         smaller = quick if profile == "quick" else {}
         settings = {**printed, **smaller, **varied, **overrides.get(role, {})}
         for key, value in settings.items():
-            if key != "snapshot_epochs" and (key not in printed or printed[key] != value):
+            of_the_quick = profile == "quick" and key == "patience_steps"  # it never runs so long
+            silent = key == "snapshot_epochs" or of_the_quick
+            if not silent and (key not in printed or printed[key] != value):
                 paper = f" (paper {printed[key]})" if key in printed else ""
                 changed.append(f"{role} {key} {value}{paper}")
         if "steps" in settings:
@@ -228,11 +236,16 @@ def plan(
     changed = [text for text in changed if text.split()[0] not in later]
     read = [s.settings.get(key, ()) for s in stages for key in ("field_names", "attributes")]
     cut = [text for text in system.cut if text.split(":")[0] not in later]
-    cut += _data_cuts(system, data, any(names != () for names in read))
+    bare = data.name in system.no_text["datasets"] or "class" in chosen.get("encoder", {})
+    cut += _data_cuts(system, data, bare, any(names != () for names in read))
     if changed:
         cut.append("settings: " + ", ".join(changed))
     more = {**chosen.get("embed", {}), **chosen.get("codes", {})}
     return Plan(name, variant, data.name, profile, tuple(stages), tuple(cut), **more)
+
+
+def _named(place: str) -> str:
+    return place.split(":")[1]
 
 
 def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
@@ -246,12 +259,11 @@ def _presets(system: System, role: str, data) -> tuple[str, Mapping, Mapping]:
     return system.stages[role], paper, system.quick.get(role, {})
 
 
-def _data_cuts(system: System, data, reads_fields: bool) -> list[str]:
+def _data_cuts(system: System, data, bare: bool, reads_fields: bool) -> list[str]:
     """What the dataset itself changes against ReSID's (Amazon-2023, five complete fields)."""
     if not system.seeded:
         return []
     if system.vectors:
-        bare = data.name in system.no_text["datasets"]
         return [system.no_text["vectors"] if bare else system.vectors]
     cuts = []
     if data.name in _TABLES["amazon_2014"]:

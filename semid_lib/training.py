@@ -112,7 +112,7 @@ def train(
     warmup: float = 0.0, clip: float | None = None, samples_per_epoch: int | None = None,
     lengths: np.ndarray | None = None, alike: bool = True,
     validate: Callable[[], Mapping[str, float]] | None = None, monitor: str = "",
-    patience: int | None = None, snapshot_steps: tuple[int, ...] = (),
+    patience: int | None = None, patience_steps: int = 0, snapshot_steps: tuple[int, ...] = (),
     snapshot: Callable[[], dict[str, Tensor]] | None = None, precision: str = "float32",
     device: str | torch.device = "cpu", seed: int = 0, checkpoint: str | Path | None = None,
     save_every: float = 60.0, at_once: int | None = None, deadline: float | None = None,
@@ -140,7 +140,8 @@ def train(
         at_once: send a batch through the model in pieces of so many samples and add up their
             gradients: the same step but for rounding (and other dropout), in less memory.
         validate: called after each epoch, model in eval mode; `monitor` names the entry that
-            chooses the best epoch (higher is better); `patience` epochs without gain stop the run.
+            chooses the best epoch (higher is better); `patience` epochs without gain stop the run,
+            but no fewer than make `patience_steps` steps: on a small set an epoch is a few steps.
         snapshot, snapshot_steps: tensors to keep as they were after these steps.
         precision: "float32", "float64", or autocast "bfloat16" / "float16" (with loss scaling).
         checkpoint: file that is resumed from if it exists, and written every `save_every`
@@ -168,6 +169,8 @@ def train(
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
     batch_size *= place()[1] if shared else 1
     total_steps = epochs * math.ceil(per_epoch / batch_size)
+    if patience is not None:
+        patience = max(patience, math.ceil(patience_steps * epochs / max(total_steps, 1)))
     loop = _Loop(model, learning_rate, weight_decay, precision, device, checkpoint, shared)
     fast, work = _compiled(loss), np.ones(num_samples) if lengths is None else lengths + 1
     settings = dict(
@@ -230,7 +233,7 @@ def train(
 
 _OWN = (
     "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "clip", "schedule",
-    "samples_per_epoch",
+    "samples_per_epoch", "patience_steps",
 )  # fmt: skip
 
 
@@ -267,6 +270,7 @@ def _check(settings) -> None:
         raise InputError("no training samples: every user's train part is shorter than 2 items")
     check_settings(
         settings, epochs=0, batch_size=1, samples_per_epoch=1, patience=1, at_once=1,
+        patience_steps=0,
         schedule=("cosine", "constant"), precision=tuple(PRECISIONS),
     )  # fmt: skip
 

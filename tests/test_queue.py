@@ -57,7 +57,7 @@ def test_every_experiment_of_the_resid_chapters_is_there():
     assert {e.system for e in queue.select("*--size-*")} == sizes
     assert len(queue.select("sasrec--size-*")) == 5
     quick = [e for e in queue.entries() if e.profile == "quick"]
-    assert len(quick) == 135 and {e.seed for e in quick} == set(range(5))
+    assert len(quick) == 140 and {e.seed for e in quick} == set(range(5))
     assert {e.system for e in quick} == {n for n, s in SYSTEMS.items() if s.seeded}
 
 
@@ -70,12 +70,18 @@ def test_every_experiment_of_the_r3vae_chapters_is_there():
                 assert f"{system}--default--{data}--paper--s0" in names
             assert {f"{system}--default--beauty--paper--s{seed}" for seed in (1, 2)} <= names
             assert {f"{system}--default--ml-100k--quick--s{seed}" for seed in range(5)} <= names
-        varied = {(e.system, e.variant) for e in entries if e.system in TOKENIZERS}
+        budgets = ("equal", "long")
+        varied = {
+            (e.system, e.variant)
+            for e in entries if e.system in TOKENIZERS and e.variant not in budgets
+        }  # fmt: skip
         assert varied == {
             (system, variant)
             for system in TOKENIZERS for variant in ("default", *SYSTEMS[system].variants)
-            if entries[0].codes or variant != "whole"
+            if variant not in budgets and (entries[0].codes or variant != "whole")
         }  # fmt: skip
+    budget = {e.system for e in queue.select("*--equal--lastfm--paper--s0")}
+    assert budget == {*TOKENIZERS, "random"}
 
 
 def test_every_experiment_of_the_acerec_chapters_is_there():
@@ -86,14 +92,27 @@ def test_every_experiment_of_the_acerec_chapters_is_there():
         assert default == {"instruments", "office", "beauty", "toys", "sports"}
         for dataset in ("instruments", "office"):
             found = {e.variant for e in entries if (e.system, e.dataset) == (system, dataset)}
-            assert found == {"default", *SYSTEMS[system].variants}
-    first = [(e.variant, e.seed) for e in entries if e.dataset == "instruments"][:7]
+            every = {"default", *SYSTEMS[system].variants}
+            codes = {v for v in every if v.startswith(("small", "als", "random"))}
+            assert found == (every - codes if dataset == "office" else every)
     rows = ["atm0-intent0-isa0", "default", "atm1-intent0-isa0", "atm0-intent1-isa0",
             "atm0-intent1-isa1", "atm1-intent1-isa0"]  # fmt: skip
-    assert first[:6] == [(row, 0) for row in rows]
-    again = {(e.variant, e.seed) for e in entries if e.seed}
-    assert again == {(row, seed) for row in rows for seed in (1, 2)}
+    small = ["small", *(f"small-{row}" for row in rows if row != "default")]
+    again = {(e.variant, e.seed) for e in entries if e.seed and e.system == "acerec"}
+    wanted = [*rows, *small, "small-als", "small-random"]
+    assert again == {(row, seed) for row in wanted for seed in (1, 2)}
     assert len({e.name for e in queue.entries()}) == len(queue.entries())
+
+
+def test_resids_comparison_at_one_budget_comes_first():
+    """Nine systems and the floor on Beauty's items with all fields, before any run of Beauty."""
+    seeded = [e for e in queue.entries() if SYSTEMS[e.system].seeded]
+    wanted = "e2 resid tiger q1 q2 e1 rkmeans r3vae random e3".split()
+    assert [(e.system, e.variant, e.dataset) for e in seeded[:10]] == [
+        (system, "equal", "beauty-complete") for system in wanted
+    ]
+    names = {e.name for e in seeded}
+    assert {f"{system}--equal--beauty--paper--s0" for system in wanted} <= names
 
 
 def test_learnt_tokenizers_have_one_budget_in_runs_that_end_with_their_codes():
@@ -117,7 +136,7 @@ def test_every_variant_of_an_entry_exists():
 def test_code_entries_are_those_with_codes_of_their_own():
     codes = queue.code_entries()
     resid = {"resid", "e1", "e2", "e3", "q1", "q2", "tiger"}
-    systems = {*resid, "rpg", "acerec", *TOKENIZERS}
+    systems = {*resid, "rpg", "acerec", "random", *TOKENIZERS}
     assert {e.system for e in codes} == systems
     variants = {e.variant for e in codes if e.system == "resid"}
     assert "branching-16x24" in variants and "checkpoint-3" in variants

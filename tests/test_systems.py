@@ -385,3 +385,47 @@ def test_a_table_takes_over_what_it_is_like_and_overrules_it():
     }  # fmt: skip
     assert list(found["paper"]) == ["dim", "layers", "sizes"]  # in the order of the first mention
     assert shared["small"]["paper"] == {"dim": 8, "layers": 1}
+
+
+def test_a_variant_may_put_another_stage_in_the_place_of_the_presets():
+    """Codes of behaviour and random ones, with their own settings alone, in both profiles."""
+    for profile in ("paper", "quick"):
+        plan = systems.plan("acerec", dataset("instruments"), profile, "als")
+        encoder, quantizer, _ = plan.stages
+        assert (encoder.place, encoder.settings) == ("semid_lib.encoders:ALS", {"dim": 128})
+        assert quantizer.settings["num_blocks"] == (64 if profile == "paper" else 16)
+        text = " ".join(plan.cut)
+        assert "encoder ALS (paper TextEncoder)" in text and "of behaviour (ALS)" in text
+        plan = systems.plan("rpg", dataset("instruments"), profile, "small-random")
+        assert plan.stages[1].place == "semid_lib.quantizers:RandomCodes"
+        assert plan.stages[1].settings == {"num_levels": 16}
+        plan.stages[1].build(random_state=0)
+        assert plan.stages[2].settings["dim"] == 128
+
+
+def test_one_budget_for_all_that_are_compared():
+    """T5's settings are the same in every `equal`; encoders have one loss and one patience."""
+    names = "e1 e2 e3 resid q1 q2 tiger rkmeans r3vae random mq".split()
+    plans = {n: systems.plan(n, dataset("beauty", 12_101), "paper", "equal") for n in names}
+    recommenders = [plan.stages[-1] for plan in plans.values()]
+    assert all(stage == recommenders[0] for stage in recommenders)
+    assert recommenders[0].settings["epochs"] == 12 and recommenders[0].settings["patience"] is None
+    encoders = {n: plans[n].stages[0].settings for n in ("resid", "q1", "q2", "e2", "e3")}
+    assert encoders["resid"] == encoders["q1"] == encoders["q2"]
+    assert {e["patience"] for e in encoders.values()} == {10}
+    assert encoders["resid"]["item_loss"] == encoders["e2"]["loss"] == "full"
+    trees = [plans[n].stages[1].settings["branching"] for n in ("resid", "q2", "random", "e1")]
+    assert set(trees) == {(32, 40, "auto")}
+
+
+def test_the_small_rows_are_those_of_table_3_at_a_quarter_of_the_width():
+    rows = [v for v in systems.SYSTEMS["acerec"].variants if v.startswith("atm")]
+    assert len(rows) == 5
+    for row in rows:
+        full, small = (
+            systems.plan("acerec", dataset("instruments"), "paper", v)
+            for v in (row, f"small-{row}")
+        )
+        assert small.stages[1].settings == {"num_blocks": 16, "num_codes": 256}
+        narrow = {"dim": 128, "ffn_dim": 256}
+        assert small.stages[2].settings == {**full.stages[2].settings, **narrow}

@@ -548,6 +548,17 @@ def test_best_epoch_weights_are_restored():
     assert torch.equal(problem.weights, states[1]) and not problem.model.training
 
 
+@pytest.mark.parametrize("steps, epochs", [(0, 4), (18, 4), (19, 5), (30, 6), (1000, 9)])
+def test_patience_lasts_so_many_steps(steps, epochs):
+    """6 steps an epoch, the first of which is the best: 3 epochs without gain, or more."""
+    problem, gains = Problem(), iter(range(0, -20, -1))
+    history = problem.train(
+        epochs=9, validate=lambda: {"gain": next(gains)}, monitor="gain", patience=3,
+        patience_steps=steps,
+    )  # fmt: skip
+    assert len(history.epochs) == epochs and history.best_epoch == 1
+
+
 def test_patience_counts_epochs_without_gain():
     gains = iter([0.1, 0.3, 0.2, 0.3, 0.4, 0.1, 0.1, 0.1, 0.9])
     problem = Problem()
@@ -735,6 +746,7 @@ def test_progress_shows_the_loss(monkeypatch):
         (dict(batch_size=0), "batch_size is 0, but must be at least 1"),
         (dict(samples_per_epoch=0), "samples_per_epoch is 0"),
         (dict(patience=0), "patience is 0"),
+        (dict(patience_steps=-1), "patience_steps is -1"),
         (dict(at_once=0), "at_once is 0"),
         (dict(schedule="step"), r"schedule is 'step', but must be one of \('cosine', 'constant'\)"),
         (dict(precision="int8"), "precision is 'int8', but must be one of"),

@@ -59,7 +59,7 @@ class FAMAE(Probes, BaseEstimator):
             each position with probability `mask_ratio`, with the same choice of fields).
         normalize: `embed` as it is ("none"), each field's part, or the whole, to unit length.
         patience: epochs without gain in the geometric mean of Metrics 1 and 2 (validation
-            Recall@10) before training stops.
+            Recall@10) before training stops, but no fewer than make `patience_steps` steps.
         snapshot_steps: optimiser steps after which the weights are kept, see `at_step`.
         snapshot_epochs: the same in epochs, parts of one too, at least a step: 0.25, 1, 3. Those
             that training does not reach are not kept.
@@ -70,12 +70,10 @@ class FAMAE(Probes, BaseEstimator):
         history_: `training.History`; each epoch holds both metrics on the validation targets.
         field_names_: the J fields, "item" first.
 
-    Deviates: what the paper leaves open: alpha_k = 1; both metrics decide when to stop (on Beauty
-        Metric 1 alone falls after epoch 1 until epoch 5, so patience 3 would keep epoch 1);
-        samples of like length share a batch, each with one target of the same weight; positions
-        count from the target backwards; a missing field has its own input row, is never
-        a target, and K is drawn from those present; tables start at N(0, 0.02); post-layer-norm
-        with one on the input.
+    Deviates: what the paper leaves open: alpha_k = 1; both metrics decide when to stop; samples of
+        like length share a batch, each with one target of the same weight; positions count from
+        the target backwards; a missing field has its own input row, is masked like the others and
+        has no loss; tables start at N(0, 0.02); post-layer-norm with one on the input.
 
     Cost: O(B T D (J + layers (T + D + ffn_dim))) a step plus O(B D sum_k |V_k|) for the softmax.
 
@@ -94,7 +92,8 @@ class FAMAE(Probes, BaseEstimator):
         self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_length=32,
         field_names=None, field_weights=None, scale=None, item_loss="auto", num_negatives=128,
         masking="last", mask_ratio=0.2, normalize="none", learning_rate=1e-3, weight_decay=1e-5,
-        batch_size=2048, epochs=500, patience=3, samples_per_epoch=None, snapshot_steps=(),
+        batch_size=2048, epochs=500, patience=3,
+        patience_steps=0, samples_per_epoch=None, snapshot_steps=(),
         snapshot_epochs=(), device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
@@ -163,11 +162,15 @@ class FAMAE(Probes, BaseEstimator):
         return left_padded(samples[0], samples[1][rows], samples[2][rows], longest)
 
     def _choose_fields(self, absent: Tensor) -> Tensor:
-        """Draw M for `absent` `[n, J]` bool: K ~ U{1..fields present}, then a uniform K-subset."""
-        present = (~absent).sum(1, keepdim=True)
-        count = 1 + (torch.rand(present.shape, device=absent.device) * present).long()
-        lot = torch.rand(absent.shape, device=absent.device).masked_fill(absent, 2.0)
-        return (lot.argsort(1).argsort(1) < torch.minimum(count, present)) & ~absent
+        """Draw M for `absent` `[n, J]` bool: K ~ U{1..J}, then a uniform K-subset of all fields.
+
+        Those that a target lacks are masked like the others, though nothing is asked of them: so
+        what is masked does not tell what a target has, here or where a metric masks every field.
+        """
+        fields, here = absent.shape[1], absent.device
+        count = 1 + (torch.rand(len(absent), 1, device=here) * fields).long()
+        lot = torch.rand(absent.shape, device=here)
+        return lot.argsort(1).argsort(1) < count.clamp(max=fields)
 
     def _hidden(self, items, valid, chosen=None, masked=None) -> Tensor:
         """Run the encoder; `masked` `[n, J]` at places `chosen` (default: the targets)."""
@@ -196,6 +199,7 @@ class FAMAE(Probes, BaseEstimator):
             asked, wanted = seen[chosen], items[at]
         drawn = self._choose_fields(self._absent[asked])
         h = self._hidden(items, valid, at, send(drawn, items.device))
+        drawn = drawn & ~self._absent[asked]
         h = self._scale * F.normalize(h, dim=-1)
         every, total = send(drawn.T.nonzero()[:, 1], items.device), 0.0
         parts = zip(table.values(), every.split(drawn.sum(0).tolist()))

@@ -52,9 +52,9 @@ class Probes:
         """Evaluate the loss with the full softmax, without dropout (for ReSID Prop. 3.1).
 
         Returns:
-            field -> `loss` (L_k: mean of -log q_k in nats over the samples in which k is masked),
-            `entropy` (plug-in H of the target's value over those samples, nats), `weight`
-            (alpha_k times the share of samples that mask k). The FAMAE loss is their sum of
+            field -> `loss` (L_k: mean of -log q_k in nats over the samples that have and mask
+            k), `entropy` (plug-in H of the target's value over those samples, nats), `weight`
+            (alpha_k times the share of these samples). The FAMAE loss is their sum of
             weight x loss.
         """
         self._net.eval()
@@ -62,18 +62,19 @@ class Probes:
         samples, table = self._samples(split, part), self.network_.table
         targets = samples[0][samples[2]]
         masked = self._choose_fields(table.absent[targets])
+        asked = masked & ~table.absent[targets]
         losses = torch.zeros(len(self.field_names_), dtype=torch.float64, device=self._device)
         values = [F.normalize(v, dim=-1) for v in table.values()]
         for rows in torch.arange(len(targets), device=self._device).split(1024):
             h = self._hidden(*self._gather(samples, rows), None, masked[rows])
             h = self._scale * F.normalize(h, dim=-1)
-            for k, m in enumerate(masked[rows].T):
+            for k, m in enumerate(asked[rows].T):
                 losses[k] += chunked_cross_entropy(
                     h[m], values[k], table.codes[targets[rows][m], k]
                 )
         found = {}
         for k, name in enumerate(self.field_names_):
-            counts = torch.bincount(table.codes[targets[masked[:, k]], k]).double()
+            counts = torch.bincount(table.codes[targets[asked[:, k]], k]).double()
             share = counts[counts > 0] / counts.sum()
             found[name] = {
                 "loss": float(losses[k] / counts.sum()),

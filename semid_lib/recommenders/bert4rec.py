@@ -33,7 +33,8 @@ class BERT4Rec(SequenceRecommender):
         long_histories: of "sequences", keep the newest `max_history` + 1 items of a longer one
             ("last"), or cut it into windows that share their end items ("windows").
         batch_size: samples a step.
-        patience: epochs without gain in validation NDCG@10. The others: see `training.train`.
+        patience: epochs without gain in validation NDCG@10, at least `patience_steps` steps. The
+            others: see `training.train`.
 
     Attributes:
         history_: `training.History`.
@@ -56,6 +57,7 @@ class BERT4Rec(SequenceRecommender):
         field_names=(), score_with="fused", loss="full", similarity="dot", num_negatives=128,
         mask_ratio=0.2, ft_ratio=0.5, samples="sliding", long_histories="last",
         learning_rate=1e-3, weight_decay=1e-5, batch_size=2048, epochs=500, patience=3,
+        patience_steps=0,
         samples_per_epoch=None, device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())

@@ -36,7 +36,8 @@ class GRU4Rec(CausalRecommender):
         self, dim=128, hidden_dim=128, num_layers=1, dropout=0.3, max_history=32, field_names=(),
         score_with="fused", loss="full", similarity="dot", num_negatives=128, targets="all",
         long_histories="last", learning_rate=1e-3, weight_decay=1e-5, batch_size=256, epochs=500,
-        patience=3, samples_per_epoch=None, device="auto", precision="float32", random_state=0,
+        patience=3, patience_steps=0, samples_per_epoch=None,
+        device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
 

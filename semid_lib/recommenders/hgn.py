@@ -29,7 +29,8 @@ class HGN(SequenceRecommender):
         similarity: "dot", or "cosine": sqrt(dim) cos(h, q_i), the choice of ReSID appendix E.
         max_history: how many of the newest items are read (the original's L, 5 there).
         batch_size: windows a step, one for each item of the train part with an item before it.
-        patience: epochs without gain in validation NDCG@10. The others: see `training.train`.
+        patience: epochs without gain in validation NDCG@10, at least `patience_steps` steps. The
+            others: see `training.train`.
 
     Attributes:
         history_: `training.History`.
@@ -45,7 +46,8 @@ class HGN(SequenceRecommender):
     def __init__(
         self, dim=128, max_history=32, field_names=(), score_with="fused", loss="full",
         similarity="dot", num_negatives=128, learning_rate=1e-3, weight_decay=1e-5,
-        batch_size=2048, epochs=500, patience=3, samples_per_epoch=None, device="auto",
+        batch_size=2048, epochs=500, patience=3,
+        patience_steps=0, samples_per_epoch=None, device="auto",
         precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())

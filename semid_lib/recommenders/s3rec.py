@@ -67,7 +67,8 @@ class S3Rec(CausalRecommender):
         num_negatives=128, targets="all", long_histories="last", mask_ratio=0.2,
         task_weights=(0.2, 1.0, 1.0, 0.5), pretrain_epochs=100, pretrain_batch_size=256,
         pretrain_samples="sliding", learning_rate=1e-3, weight_decay=1e-5, batch_size=256,
-        epochs=500, patience=3, samples_per_epoch=None, device="auto", precision="float32",
+        epochs=500, patience=3,
+        patience_steps=0, samples_per_epoch=None, device="auto", precision="float32",
         random_state=0,
     ):  # fmt: skip
         keep_settings(locals())

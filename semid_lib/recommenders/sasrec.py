@@ -24,7 +24,8 @@ class SASRec(CausalRecommender):
         long_histories: with targets "all", train on the last `max_history` targets of a longer
             sequence ("last", the convention of SASRec), or cut it into windows ("windows").
         batch_size: sequences a step (256 of Beauty hold about 1,500 targets).
-        patience: epochs without gain in validation NDCG@10. The others: see `training.train`.
+        patience: epochs without gain in validation NDCG@10, at least `patience_steps` steps. The
+            others: see `training.train`.
 
     Attributes:
         history_: `training.History`.
@@ -39,7 +40,8 @@ class SASRec(CausalRecommender):
         self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_history=32,
         field_names=(), score_with="fused", loss="full", similarity="dot", num_negatives=128,
         targets="all", long_histories="last", learning_rate=1e-3, weight_decay=1e-5,
-        batch_size=256, epochs=500, patience=3, samples_per_epoch=None, device="auto",
+        batch_size=256, epochs=500, patience=3,
+        patience_steps=0, samples_per_epoch=None, device="auto",
         precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
