@@ -17,7 +17,8 @@ class ALS(BaseEstimator):
 
     Minimises over u, v: sum over all pairs of c_ui (p_ui - u . v_i)^2 + regularization x (squared
     lengths), with p = 1 and confidence c = alpha for the pairs of the train part, p = 0 and c = 1
-    for all others. The solver is that of the package implicit. Source: Hu, Koren & Volinsky 2008.
+    for all others. The solver is that of the package implicit, in float64, so that the vectors do
+    not hang on the processor's rounding. Source: Hu, Koren & Volinsky 2008.
 
     Args:
         dim: D. alpha: confidence of a pair that occurs.
@@ -60,7 +61,7 @@ class ALS(BaseEstimator):
         pairs.data[:] = 1  # a pair counts once
         model = AlternatingLeastSquares(
             int(self.dim), self.regularization, self.alpha, iterations=int(self.iterations),
-            random_state=seed,
+            dtype=np.float64, random_state=seed,
         )  # fmt: skip
         with threadpool_limits(1, "blas"):
             model.fit(pairs, show_progress=bool(progress))
