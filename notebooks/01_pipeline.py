@@ -227,7 +227,7 @@ famae = FAMAE(
     learning_rate=3e-3,
     precision="float64",
 ).fit(split)
-vectors = famae.embed()
+vectors = famae.embed().astype(float)
 vectors.shape
 
 # %% [markdown]
@@ -323,7 +323,7 @@ twigs = [codes[film, 1]] + [
 shown = {}
 for second in twigs:
     twig = branch[codes[branch, 1] == second]
-    twig = twig[np.argsort(-counts[twig])][:5]
+    twig = twig[np.argsort(-counts[twig], kind="stable")][:5]
     shown[f"({codes[film, 0]}, {second}, ·)"] = titles[twig].tolist()
 pd.DataFrame(shown, index=range(1, 6))
 

@@ -575,9 +575,9 @@ changed = written.clone()
 changed[:, 1] = written[:, 1].roll(1)
 with torch.no_grad():
     other = logits_of(network, tokens, changed)
-assert torch.equal(ours[0], other[0])
-assert torch.equal(ours[1], other[1])
-assert not torch.equal(ours[2], other[2])
+assert torch.allclose(ours[0], other[0], atol=1e-12)
+assert torch.allclose(ours[1], other[1], atol=1e-12)
+assert (ours[2] - other[2]).abs().max() > 0.01
 
 # %% [markdown]
 r"""
@@ -610,9 +610,9 @@ def losses(net, tokens, written):
 # %%
 EPOCHS, BATCH = 8, 128
 steps = EPOCHS * math.ceil(len(inputs) / BATCH)
-adam = torch.optim.AdamW(network.parameters(), lr=1e-2)
+adam = torch.optim.AdamW(network.parameters(), lr=5e-3)
 rate = torch.optim.lr_scheduler.OneCycleLR(
-    adam, 1e-2, steps, pct_start=0.1, cycle_momentum=False
+    adam, 5e-3, steps, pct_start=0.1, cycle_momentum=False
 )
 test_tokens = as_tokens(past, shop_ids, 2)
 test_written = torch.from_numpy(shop_ids.tokens[target])
@@ -637,7 +637,7 @@ for j, (ax, name) in enumerate(zip(axes, LEVELS)):
     ax.axhline(bits["oracle"][j], color=plotting.GREY, ls="--")
     ax.plot(
         range(1, EPOCHS + 1),
-        [c[j] for c in curve],
+        [c[j].round(4) for c in curve],
         **plotting.method_style("ReSID"),
     )
     ax.set_title(f"code {j + 1}: {name}")
@@ -1065,6 +1065,7 @@ vectors = (
     )
     .fit(split)
     .embed()
+    .astype(float)
 )
 gaoq = GAOQ(branching=(16, 12, "auto"), random_state=0)
 sids = SemanticIds(gaoq.fit_transform(vectors), gaoq.level_sizes_)

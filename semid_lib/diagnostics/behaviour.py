@@ -143,8 +143,9 @@ def louvain(graph, min_weight=2, resolution: float = 1.0, random_state: int = 0)
 def neighbour_purity(vectors, labels, k: int = 20, metric: str = "cosine") -> float:
     """Compute the mean share of the k nearest other items that have an item's own label.
 
-    Items of equal distance at the border count with their expected share, as if the rest were
-    drawn among them. Compare with `chance_purity(labels)`.
+    Items of equal distance at the border (up to a rounding: 1e-9, in float32 4e-6) count with
+    their expected share, as if the rest were drawn among them. Compare with
+    `chance_purity(labels)`.
 
     Args:
         vectors: `[N, D]`.
@@ -173,7 +174,7 @@ def neighbour_purity(vectors, labels, k: int = 20, metric: str = "cosine") -> fl
         raise InputError(f"metric is {metric!r}, but must be 'cosine' or 'euclidean'")
     X = X - X.mean(axis=0) if metric == "euclidean" else _unit(X)
     half = (X * X).sum(axis=1) / 2 if metric == "euclidean" else np.zeros(len(X), X.dtype)
-    border = 64 * np.finfo(X.dtype).eps * max(half.max(), 0.5 * (metric == "cosine"))
+    border = max(32 * np.finfo(X.dtype).eps, 1e-9) * max(2 * half.max(), metric == "cosine")
     pure = 0.0
     for rows in np.array_split(np.arange(len(X)), -(-len(X) * len(X) // _BLOCK)):
         near = X[rows] @ X.T - half  # ||x - y||^2 = ||x||^2 - 2 (x . y - ||y||^2 / 2)

@@ -17,7 +17,8 @@ class ALS(BaseEstimator):
 
     Minimises over u, v: sum over all pairs of c_ui (p_ui - u . v_i)^2 + regularization x (squared
     lengths), with p = 1 and confidence c = alpha for the pairs of the train part, p = 0 and c = 1
-    for all others. The solver is that of the package implicit. Source: Hu, Koren & Volinsky 2008.
+    for all others. The solver is that of the package implicit, in float64, so that the vectors do
+    not hang on the processor's rounding. Source: Hu, Koren & Volinsky 2008.
 
     Args:
         dim: D. alpha: confidence of a pair that occurs.

@@ -226,6 +226,20 @@ def test_neighbour_purity_of_equal_vectors_is_chance(metric):
     assert neighbour_purity(z, labels, 5, metric) == pytest.approx(chance_purity(labels))
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_neighbour_purity_shares_places_among_vectors_that_rounding_parts(metric):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 8, size=400)  # eight vectors, each of many items
+    z, labels = rng.normal(size=(8, 30))[kind], rng.integers(0, 3, size=400)
+    shares = []  # by hand: 20 neighbours, all among the items of one's own vector
+    for i in range(400):
+        others = np.delete(labels[kind == kind[i]], np.flatnonzero(kind == kind[i]) == i)
+        shares.append((others == labels[i]).mean())
+    for error in (0, 1e-12):
+        rounded = z * (1 + error * rng.uniform(-1, 1, z.shape))
+        assert neighbour_purity(rounded, labels, 20, metric) == pytest.approx(np.mean(shares))
+
+
 def test_chance_purity_is_what_random_vectors_have():
     assert chance_purity([0, 0, 1, -1]) == pytest.approx(1 / 3)
     rng = np.random.default_rng(0)
