@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import timeit
 from functools import partial
 from types import SimpleNamespace
