@@ -183,7 +183,7 @@ def test_sinkhorn_balances_the_last_level():
     for switch in (False, True):
         model = RQVAE(**SMALL, sinkhorn=switch, epochs=15).fit(X)
         spread[switch] = model.history_.epochs[-1]["perplexity"][-1]
-    assert spread[True] > spread[False] + 1
+    assert spread[True] > spread[False] + 0.5
 
 
 def test_the_same_seed_gives_the_same_codes_and_another_gives_others():

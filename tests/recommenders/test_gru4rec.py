@@ -71,4 +71,4 @@ def test_it_finds_successors(make_split, change):
     settings = dict(dim=32, hidden_dim=32, epochs=15, patience=40, batch_size=32)
     model = GRU4Rec(**{**TINY, **settings, **change}).fit(split)
     ranks = ranks_from_scores(model.score_items(split.histories("test")), split.targets["test"])
-    assert ranks.recall(1).mean() > 0.7  # 0.9 + 0.1 / 40 at best
+    assert ranks.recall(1).mean() > 0.6  # 0.9 + 0.1 / 40 at best, 0.03 by chance

@@ -202,7 +202,7 @@ def test_it_finds_successors(make_split, change):
     settings = dict(dim=32, ffn_dim=64, epochs=12, patience=40, batch_size=32)
     model = S3Rec(**{**TINY, **settings, **change}).fit(split)
     ranks = ranks_from_scores(model.score_items(split.histories("test")), split.targets["test"])
-    assert ranks.recall(1).mean() > 0.7  # 0.9 + 0.1 / 40 at best
+    assert ranks.recall(1).mean() > 0.6  # 0.9 + 0.1 / 40 at best, 0.03 by chance
 
 
 @pytest.mark.parametrize(
