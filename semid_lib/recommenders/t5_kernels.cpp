@@ -201,56 +201,67 @@ static void copied(Heads<const T> x, long rows, long wide, float* out) {  // out
     memset(out + rows * D, 0, (wide - rows) * D * sizeof(float));
 }
 
-// The next three have a name for each sum, since gcc keeps arrays of sums in memory.
+// The next three have a name for each sum, since gcc keeps arrays of sums in memory, and take two
+// vectors at once, so that a number read for all lanes serves both.
 
-// out[TILE][wide] = a[TILE][D] b[D][wide]
+static inline lanes& at(float* place) { return *(lanes*)place; }
+static inline lanes at(const float* place) { return *(const lanes*)place; }
+
+// out[TILE][wide] = a[TILE][D] b[D][wide]; `wide` is a multiple of WIDE
 template <int D>
 static void products(const float* a, const float* b, long wide, float* out) {
-    for (long j = 0; j < wide; j += WIDE) {
-        lanes s0 = {}, s1 = {}, s2 = {}, s3 = {};
+    for (long j = 0; j < wide; j += 2 * WIDE) {
+        long k = j + WIDE < wide ? j + WIDE : j;
+        lanes s0 = {}, s1 = {}, s2 = {}, s3 = {}, t0 = {}, t1 = {}, t2 = {}, t3 = {};
         for (int d = 0; d < D; d++) {
-            lanes row = *(const lanes*)(b + d * wide + j);
-            s0 += a[d] * row;
-            s1 += a[D + d] * row;
-            s2 += a[2 * D + d] * row;
-            s3 += a[3 * D + d] * row;
+            lanes left = at(b + d * wide + j), right = at(b + d * wide + k);
+            lanes a0 = lanes{} + a[d], a1 = lanes{} + a[D + d];
+            lanes a2 = lanes{} + a[2 * D + d], a3 = lanes{} + a[3 * D + d];
+            s0 += a0 * left, s1 += a1 * left, s2 += a2 * left, s3 += a3 * left;
+            t0 += a0 * right, t1 += a1 * right, t2 += a2 * right, t3 += a3 * right;
         }
-        *(lanes*)(out + j) = s0;
-        *(lanes*)(out + wide + j) = s1;
-        *(lanes*)(out + 2 * wide + j) = s2;
-        *(lanes*)(out + 3 * wide + j) = s3;
+        at(out + j) = s0, at(out + wide + j) = s1;
+        at(out + 2 * wide + j) = s2, at(out + 3 * wide + j) = s3;
+        at(out + k) = t0, at(out + wide + k) = t1;
+        at(out + 2 * wide + k) = t2, at(out + 3 * wide + k) = t3;
     }
 }
 
 // out[TILE][D] = a[TILE][rows] b[rows][D]
 template <int D>
 static void mixed(const float* a, const float* b, long rows, long wide, float* out) {
-    for (int c = 0; c < D; c += WIDE) {
-        lanes s0 = {}, s1 = {}, s2 = {}, s3 = {};
+    for (int c = 0; c < D; c += 2 * WIDE) {
+        const int e = D > WIDE ? c + WIDE : c;
+        lanes s0 = {}, s1 = {}, s2 = {}, s3 = {}, t0 = {}, t1 = {}, t2 = {}, t3 = {};
         for (long j = 0; j < rows; j++) {
-            lanes row = *(const lanes*)(b + j * D + c);
-            s0 += a[j] * row;
-            s1 += a[wide + j] * row;
-            s2 += a[2 * wide + j] * row;
-            s3 += a[3 * wide + j] * row;
+            lanes left = at(b + j * D + c), right = at(b + j * D + e);
+            lanes a0 = lanes{} + a[j], a1 = lanes{} + a[wide + j];
+            lanes a2 = lanes{} + a[2 * wide + j], a3 = lanes{} + a[3 * wide + j];
+            s0 += a0 * left, s1 += a1 * left, s2 += a2 * left, s3 += a3 * left;
+            t0 += a0 * right, t1 += a1 * right, t2 += a2 * right, t3 += a3 * right;
         }
-        *(lanes*)(out + c) = s0;
-        *(lanes*)(out + D + c) = s1;
-        *(lanes*)(out + 2 * D + c) = s2;
-        *(lanes*)(out + 3 * D + c) = s3;
+        at(out + c) = s0, at(out + D + c) = s1;
+        at(out + 2 * D + c) = s2, at(out + 3 * D + c) = s3;
+        at(out + e) = t0, at(out + D + e) = t1;
+        at(out + 2 * D + e) = t2, at(out + 3 * D + e) = t3;
     }
 }
 
 // out[rows][D] += a[TILE][rows]^T b[TILE][D]
 template <int D>
 static void outer(const float* a, const float* b, long rows, long wide, float* out) {
-    for (int c = 0; c < D; c += WIDE) {
-        lanes b0 = *(const lanes*)(b + c), b1 = *(const lanes*)(b + D + c);
-        lanes b2 = *(const lanes*)(b + 2 * D + c), b3 = *(const lanes*)(b + 3 * D + c);
+    for (int c = 0; c < D; c += 2 * WIDE) {
+        const int e = D > WIDE ? c + WIDE : c;
+        lanes b0 = at(b + c), b1 = at(b + D + c), b2 = at(b + 2 * D + c), b3 = at(b + 3 * D + c);
+        lanes d0 = at(b + e), d1 = at(b + D + e), d2 = at(b + 2 * D + e), d3 = at(b + 3 * D + e);
         for (long j = 0; j < rows; j++) {
-            lanes* to = (lanes*)(out + j * D + c);
-            lanes first = *to + a[j] * b0 + a[wide + j] * b1;
-            *to = first + a[2 * wide + j] * b2 + a[3 * wide + j] * b3;
+            lanes a0 = lanes{} + a[j], a1 = lanes{} + a[wide + j];
+            lanes a2 = lanes{} + a[2 * wide + j], a3 = lanes{} + a[3 * wide + j];
+            float* to = out + j * D;
+            lanes left = at(to + c) + a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3;
+            lanes right = at(to + e) + a0 * d0 + a1 * d1 + a2 * d2 + a3 * d3;
+            at(to + c) = left;
+            at(to + e) = right;
         }
     }
 }
