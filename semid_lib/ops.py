@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import flop_registry
 
 
@@ -87,6 +87,13 @@ class FlopCounter(TorchDispatchMode):
         elif operator in flop_registry:
             self.total += flop_registry[operator](*args, **(kwargs or {}), out_val=out)
         return out
+
+
+def count(flops: int) -> None:
+    """Add the FLOPs of what no operator of torch's computes to the counter that is entered."""
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(mode, FlopCounter):
+            mode.total += flops
 
 
 class Dropout(nn.Module):

@@ -58,11 +58,11 @@ class T5Recommender(IdsRecommender):
     user tokens (TIGER's 2,000 hashed users; ReSID is silent), because `recommend` knows no users.
     The end token closes histories as in RecBole3's TIGER, but is not generated: IDs have L codes.
 
-    Cost: O(T L (D^2 + T L D)) per sample and layer, T items in the history; padding is not
-    computed, since histories of like length share a batch: on Beauty 7.7 items of 32. A CPU takes
-    a batch in pieces of 256, as fast as whole. At ReSID's setting one busy core trained 400 samples
-    (14,000 tokens) a second, 330 s an epoch of Beauty; 610 in bfloat16, without AMX. The step is
-    39 % matrix products; then masks of the dropout and copies. Beam search: 360 users a second.
+    Cost: O(T L (D^2 + T L D)) per sample and layer, T items in the history. A CPU takes a batch in
+    pieces of 256, as fast as whole, and in float32 and bfloat16 computes no padding and fuses its
+    passes (`t5_fused`, which needs a C++ compiler; 25 s of compiling once a machine): at ReSID's
+    setting 1.6 times the samples a second in float32, twice in bfloat16 with AMX, of which 40 % is
+    matrix products. Beam search: 360 users a second.
 
     Example:
         >>> model = T5Recommender(epochs=20).fit(split, sids)    # doctest: +SKIP

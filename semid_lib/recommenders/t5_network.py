@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from semid_lib.errors import InputError
 from semid_lib.ops import Dropout, Linear, linear
+from semid_lib.recommenders import t5_fused
 
 BUCKETS, MAX_DISTANCE = 32, 128
 
@@ -109,7 +110,7 @@ class T5(nn.Module):
         Each code is one of its level's codes ("level"), or of the whole "vocabulary". `full`: see
         `encode`.
         """
-        states = self.decode(*self.encode(tokens, full), targets)
+        states = self._states(tokens, targets, full)
         if normalize == "vocabulary":
             return F.cross_entropy(self.logits(states).flatten(0, 1).float(), targets.flatten())
         losses = [
@@ -117,6 +118,13 @@ class T5(nn.Module):
             for level, first in enumerate(self.first_token)
         ]
         return torch.stack(losses).mean()
+
+    def _states(self, tokens, targets, full):
+        dtype = t5_fused.compute_dtype(self)
+        lengths = None if dtype is None else t5_fused.packed(tokens)
+        if lengths is None:
+            return self.decode(*self.encode(tokens, full), targets)
+        return t5_fused.states(self, tokens, lengths, targets, dtype)
 
     def num_parameters(self, embedding: bool = False) -> int:
         """Count parameters; without the token embedding unless `embedding` (Fig. 4's count)."""
