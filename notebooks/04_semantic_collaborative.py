@@ -651,10 +651,11 @@ code of GAOQ ({ref}`ch-gaoq`) is the cluster of a balanced k-means.
 # %%
 def told(code, labels):
     """I(code; label) in bits, for each label."""
-    return {
-        of: mutual_info_score(code[y >= 0], y[y >= 0]) / np.log(2)
+    nats = {
+        of: mutual_info_score(code[y >= 0], y[y >= 0])
         for of, y in labels.items()
     }
+    return {of: round(v / np.log(2), 9) for of, v in nats.items()}
 
 
 def codes_of(x, *branching):
