@@ -895,7 +895,7 @@ for top in (8, None):
 print("literal: the codes know less than the mean vector does")
 print("hard error is smallest with one codeword, and grows with tau")
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Soft error (circles) and hard error (diamonds) of R³-VAE on the films, by temperature; quick profile, seed 0. Lines: R-KMeans, and the mean vector. See the two drift apart as the temperature rises: the weighted sums get better while the codes get worse, until at 1 the codes are worse than nothing.", "name": "fig-r3vae-sweep"}, "image": {"alt": "Two panels, top 8 and all codewords: errors on a log axis against temperature 0.05 to 1. Hard error rises steadily from 0.06 to about 1 and 3; soft error falls, then rises at 1 when all share."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Soft error (circles) and hard error (diamonds) of R³-VAE on the films, by temperature; quick profile, seed 0. Lines: R-KMeans, and the mean vector. See the two drift apart as the temperature rises: the weighted sums get better while the codes get worse, until at 1 the codes are worse than nothing.", "name": "fig-r3vae-sweep"}, "image": {"alt": "Two panels, top 8 and all codewords: errors on a log axis against temperature 0.05 to 1. Hard error rises steadily from 0.06 to about 1 and 2; soft error falls, then rises at 1 when all share."}}
 fig, panels = figure(height=2.8, ncols=2, sharey=True)
 for ax, top in zip(panels, (8, None)):
     for errors, mark, colour in (
@@ -1101,7 +1101,7 @@ def draw_curves(found, per_epoch, unit):
     return left, right
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The paper's Figure 4 in small: films, quick profile, seed 0. Left: hard error (thick) and, for R³-VAE, the soft error that is trained (thin); right: usage, mean over levels. Solid lines start from k-means, dashed ones at random. See the thick and thin lines of one colour: from a random start, and with the literal preset, the loss falls while the codes stay useless.", "name": "fig-r3vae-curves"}, "image": {"alt": "Left: errors over 80 steps, log axis. Soft errors fall; hard error is flat near 0.06 from k-means, stays near 2 from a random start, and rises to 3 for the literal preset. Right: usage."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The paper's Figure 4 in small: films, quick profile, seed 0. Left: hard error (thick) and, for R³-VAE, the soft error that is trained (thin); right: usage, mean over levels. Solid lines start from k-means, dashed ones at random. See the thick and thin lines of one colour: from a random start, and with the literal preset, the loss falls while the codes stay useless.", "name": "fig-r3vae-curves"}, "image": {"alt": "Left: errors over 80 steps, log axis. Soft errors fall; hard error is flat near 0.06 from k-means, stays near 2 from a random start, and rises to 2 for the literal preset. Right: usage."}}
 axes = draw_curves(live, steps / QUICK["epochs"], "step")
 
 # %%
