@@ -857,30 +857,33 @@ item, and we ask for the error of both, as a share of the vectors' variance:
   sum, what the codes know.
 
 An error of 1 is what the mean vector alone would do. The films, with the
-paper's 3 levels of 256, all combinations of four temperatures and three top
+paper's 3 levels of 256, all combinations of three temperatures and three top
 $k$ (with one codeword the temperature plays no part). To get somewhere in
-seconds we take four times the paper's learning rate.
+seconds we take four times the paper's learning rate. (At $\tau = 0.02$ the
+weighted sums leave so little that the direction of what is left, and with it
+the training, hangs on the last digits of the arithmetic; the records of
+Beauty below have it.)
 """
 
 # %%
 QUICK = dict(
-    epochs=30, batch_size=421, learning_rate=2e-3, precision="float64"
+    epochs=20, batch_size=421, learning_rate=2e-3, precision="float64"
 )
-fits = {}
-for tau in (0.02, 0.05, 0.1, 1.0):
+fits, taus = {}, (0.05, 0.1, 1.0)
+for tau in taus:
     for top in (1, 8, None):
-        if top == 1 and tau > 0.02:
-            fits[tau, top] = fits[0.02, 1]
+        if top == 1 and tau > taus[0]:
+            fits[tau, top] = fits[taus[0], 1]
             continue
         way = dict(temperature=tau, top_k=top)
         fits[tau, top] = R3VAE(**way, **QUICK).fit(X)
 steps = fits[1.0, None].history_.steps
-print(f"{len(fits) - 3} tokenizers, {steps} steps each")
+print(f"{len(fits) - 2} tokenizers, {steps} steps each")
 
 # %% tags=["hide-input"]
 rows = []
 for (tau, top), model in fits.items():
-    if top == 1 and tau > 0.02:
+    if top == 1 and tau > taus[0]:
         continue
     last = model.history_.epochs[-1]
     length = np.linalg.norm(model.codebooks_[0], axis=1).mean()
@@ -914,14 +917,13 @@ assert min(hard.values()) < floor
 crowd = collision_rate(fits[literal].codes_)
 assert crowd > collision_rate(plain.codes_)
 for top in (8, None):
-    by_tau = [hard[tau, top] for tau in (0.02, 0.05, 0.1, 1.0)]
+    by_tau = [hard[tau, top] for tau in taus]
     assert (np.diff(by_tau) > 0).all()
 print("literal: the codes know less than the mean vector does")
 print("hard error is smallest with one codeword, and grows with tau")
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Soft error (circles) and hard error (diamonds) of R³-VAE on the films, by temperature; quick profile, seed 0. Lines: R-KMeans, and the mean vector. See the two drift apart as the temperature rises: the weighted sums get better while the codes get worse, until at 1 the codes are worse than nothing.", "name": "fig-r3vae-sweep"}, "image": {"alt": "Two panels, top 8 and all codewords: errors on a log axis against temperature 0.02 to 1. Hard error rises steadily from 0.04 to about 1 and 3; soft error falls, then rises at 1 when all share."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Soft error (circles) and hard error (diamonds) of R³-VAE on the films, by temperature; quick profile, seed 0. Lines: R-KMeans, and the mean vector. See the two drift apart as the temperature rises: the weighted sums get better while the codes get worse, until at 1 the codes are worse than nothing.", "name": "fig-r3vae-sweep"}, "image": {"alt": "Two panels, top 8 and all codewords: errors on a log axis against temperature 0.05 to 1. Hard error rises steadily from 0.06 to about 1 and 2; soft error falls, then rises at 1 when all share."}}
 fig, panels = figure(height=2.8, ncols=2, sharey=True)
-taus = (0.02, 0.05, 0.1, 1.0)
 for ax, top in zip(panels, (8, None)):
     for errors, mark, colour in (
         (hard, "D-", GREEN),
@@ -936,7 +938,7 @@ for ax, top in zip(panels, (8, None)):
     ax.minorticks_off()
     ax.set_title(f"top {top}" if top else "all codewords")
 panels[0].set_ylabel("share of the variance")
-panels[1].text(0.02, 1.12, "mean vector", color=GREY)
+panels[1].text(0.05, 1.12, "mean vector", color=GREY)
 panels[0].text(0.3, floor * 1.15, "R-KMeans")
 panels[0].text(0.06, 0.2, "hard", color=GREEN)
 note = panels[0].text(0.3, 0.006, "soft", color=BLUE)
@@ -976,7 +978,7 @@ the second the kind. Table 8's variants, one by one, and R-KMeans.
 # %%
 from sklearn.metrics import normalized_mutual_info_score as agreement
 
-SMALL = {**QUICK, "batch_size": 320, "num_codes": G}
+SMALL = {**QUICK, "epochs": 30, "batch_size": 320, "num_codes": G}
 SEEDS = range(3)
 variants = {
     "R³-VAE, working": {},
@@ -1126,7 +1128,7 @@ def draw_curves(found, per_epoch, unit):
     return left, right
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The paper's Figure 4 in small: films, quick profile, seed 0. Left: hard error (thick) and, for R³-VAE, the soft error that is trained (thin); right: usage, mean over levels. Solid lines start from k-means, dashed ones at random. See the thick and thin lines of one colour: from a random start, and with the literal preset, the loss falls while the codes stay useless.", "name": "fig-r3vae-curves"}, "image": {"alt": "Left: errors over 120 steps, log axis. Soft errors fall; hard error is flat near 0.06 from k-means, stays near 2 from a random start, and rises to 3 for the literal preset. Right: usage."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The paper's Figure 4 in small: films, quick profile, seed 0. Left: hard error (thick) and, for R³-VAE, the soft error that is trained (thin); right: usage, mean over levels. Solid lines start from k-means, dashed ones at random. See the thick and thin lines of one colour: from a random start, and with the literal preset, the loss falls while the codes stay useless.", "name": "fig-r3vae-curves"}, "image": {"alt": "Left: errors over 80 steps, log axis. Soft errors fall; hard error is flat near 0.06 from k-means, stays near 2 from a random start, and rises to 2 for the literal preset. Right: usage."}}
 axes = draw_curves(live, steps / QUICK["epochs"], "step")
 
 # %%
