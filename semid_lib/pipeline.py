@@ -31,7 +31,7 @@ from semid_lib import __version__, systems
 from semid_lib.distributed import agree, join, place
 from semid_lib.errors import CheckpointError, InputError, SemidError
 from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors
-from semid_lib.results import CUTOFFS, METRICS, run_name, slug
+from semid_lib.results import CUTOFFS, METRICS, is_name, run_name, slug
 from semid_lib.runtime import enough_memory
 from semid_lib.settings import SEED
 from semid_lib.storage import (
@@ -141,6 +141,10 @@ class Work:
 
         self.device = join(resolve_device(device, profile))
         self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
+        if not is_name(self.data.name):
+            raise InputError(
+                f"the data are called {self.data.name!r}: rename them, without < > | `"
+            )
         chosen = systems.plan(system, self.data, profile, variant, overrides, until)
         self.plan, precision = _with_precision(chosen, precision, self.device)
         if not SEED.holds(seed):

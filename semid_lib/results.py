@@ -47,6 +47,7 @@ CODE_KEYS = (
 )  # fmt: skip
 _HERE = Path(__file__).parent
 _CHECKOUT = _HERE.parent
+_OWN = Path(".semid") / "results"  # of a user without a checkout
 #: Datasets as the papers print them. ReSID's are Amazon-2023 sets, so "Sports" is not its "SO".
 _DATASETS = {
     "Beauty": "beauty", "Sports": "sports", "Toys": "toys", "Instruments": "instruments",
@@ -93,8 +94,7 @@ def records_folder(to_write: bool = False) -> Path:
         return Path(os.environ["SEMID_RESULTS"])
     if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "book").is_dir():
         return _CHECKOUT / "book" / "results"
-    own = Path(".semid") / "results"
-    return own if to_write or own.is_dir() else _HERE / "_records"
+    return _OWN if to_write or _OWN.is_dir() else _HERE / "_records"
 
 
 def check_writable(folder: Path) -> None:
@@ -106,7 +106,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_record(record: Mapping, where: str = "record") -> None:
-    """Raise RecordError if a key is missing or a metric is no number in 0..1.
+    """Raise RecordError if a key is missing, a name is no plain text, or a metric not in 0..1.
 
     The keys are `RECORD_KEYS`, or `CODE_KEYS` for a record that says how far it went ("until").
     """
@@ -118,8 +118,19 @@ def check_record(record: Mapping, where: str = "record") -> None:
             if not isinstance(value, Mapping) or step not in value:
                 raise RecordError(f"{where} lacks {key!r}: unfinished run, or an edited file?")
             value = value[step]
+        if key in ("system", "variant", "dataset", "device") and not is_name(value):
+            raise RecordError(
+                f"{where} has {key} = {value!r:.80}, but it must be one line without < > | `"
+            )
         if key.startswith("metrics.") and not (isinstance(value, int | float) and 0 <= value <= 1):
             raise RecordError(f"{where} has {key} = {value!r}, which is not a number in 0..1")
+
+
+def is_name(value) -> bool:
+    """Whether a value can stand in a table: text of one line, with nothing that is mark-up."""
+    if not isinstance(value, str) or not 0 < len(value) <= 200:
+        return False
+    return value.isprintable() and not set(value) & set("<>|`")
 
 
 def write_record(record: Mapping, folder: str | Path | None = None, *, force: bool = False) -> Path:
@@ -181,7 +192,11 @@ def load_records(folder: str | Path | None = None, *, smaller=False, **wanted) -
     Raises:
         RecordError: a file is corrupt or incomplete.
     """
-    records = [load_record(p) for p in sorted(Path(folder or records_folder()).glob("*.json"))]
+    folders = [records_folder()] if folder is None else [Path(folder)]
+    if folder is None and folders[0] == _OWN:
+        folders.insert(0, _HERE / "_records")  # those that came with the package, unless replaced
+    paths = {path.name: path for place in folders for path in place.glob("*.json")}
+    records = [load_record(paths[name]) for name in sorted(paths)]
     for key, value in wanted.items():
         allowed = value if isinstance(value, list | tuple) else [value]
         records = [r for r in records if r[key] in allowed]
@@ -449,7 +464,7 @@ def _check_same_data(records) -> None:
     seen: dict[str, Mapping] = {}
     for record in records:
         other = seen.setdefault(record["dataset"], record)
-        if other["dataset_sha256"] != record["dataset_sha256"]:
+        if other.get("dataset_sha256") != record.get("dataset_sha256"):
             raise RecordError(
                 f"{record_name(other)} and {record_name(record)} were made of different data that "
                 f"are both called {record['dataset']!r} (dataset_sha256 "

@@ -38,7 +38,7 @@ def test_record_round_trip_and_its_file_name(tmp_path):
 @pytest.mark.parametrize(
     "text, safe",
     [("sasrec*", "sasrec-star"), ("../../etc/passwd", "etc-passwd"), ("My Data", "my-data"),
-     ("a/b\\c", "a-b-c"), ("...", "unnamed"), ("atm1-intent0", "atm1-intent0")],
+     ("a/b\\c", "a-b-c"), ("...", "ab5df625"), ("atm1-intent0", "atm1-intent0")],
 )  # fmt: skip
 def test_slugs_are_safe_in_a_file_name(text, safe):
     assert results.slug(text) == safe
@@ -107,6 +107,16 @@ def test_a_metric_that_is_no_share_is_refused(value):
     record["metrics"]["test"]["mrr"] = value
     with pytest.raises(RecordError, match="metrics.test.mrr"):
         results.check_record(record)
+
+
+@pytest.mark.parametrize("key", ["system", "variant", "dataset", "device"])
+@pytest.mark.parametrize(
+    "value",
+    ["<script>alert(1)</script>", "a | b", "a\nb", "a\x1b[31mb", "`x`", "", 3, None, "a" * 201],
+)
+def test_mark_up_and_escapes_in_names_are_refused(key, value):
+    with pytest.raises(RecordError, match=f"{key} = "):
+        results.check_record({**make_record(), key: value})
 
 
 def test_renamed_record_is_refused(tmp_path):

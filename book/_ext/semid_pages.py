@@ -24,6 +24,16 @@ NOT_LISTED = ("cli",)  # `semid --help` documents it
 STATES = ("live", "recorded", "partly", "not yet", "not possible")
 
 
+def shown(text: object) -> str:
+    """Text of a record or a table in a page: no mark-up in it is taken for HTML, MyST or a cell.
+
+    Letters stay; whatever else could begin mark-up becomes a character reference.
+    """
+    safe = " .,;:!?+-=/%()@"  # none of them alone begins mark-up inside a line
+    return "".join(c if c.isalnum() or c in safe or ord(c) > 127 and c.isprintable()
+                   else f"&#{ord(c)};" if c.isprintable() else " " for c in str(text))  # fmt: skip
+
+
 def status_text(pages) -> str:
     """The reproduction status as one table a paper, from records and chapters.
 
@@ -61,7 +71,7 @@ def ratio_lines() -> list[str]:
     lines += ["| " + " | ".join(["paper", "system", "dataset", "budget", "seeds", *head]) + " |"]
     lines += ["| --- | --- | --- | --- |" + " ---: |" * (1 + len(head))]
     for row in found.to_dict("records"):
-        cells = [results.PAPERS[row["paper"]], row["system"], row["dataset"]]
+        cells = [results.PAPERS[row["paper"]], row["system"], shown(row["dataset"])]
         cells += ["smaller" if row["smaller"] else "full", str(row["seeds"])]
         for metric in metrics:
             cells += [results.format_number(row[f"{metric} {w}"]) for w in ("printed", "ours")]
@@ -116,11 +126,13 @@ def shortfall_lines() -> list[str]:
     lines += ["A variant's two figures are its Recall@10 and NDCG@10 over the printed ones; the"]
     lines += ["variant that does best on validation stands first.", ""]
     for row in found.itertuples():
-        runs = [f"{variant} {recall:.2f} / {ndcg:.2f}" for variant, _, recall, ndcg in row.runs]
-        where = f"**{row.system} on {row.dataset}** ({results.PAPERS[row.paper]})"
+        runs = [
+            f"{shown(variant)} {recall:.2f} / {ndcg:.2f}" for variant, _, recall, ndcg in row.runs
+        ]
+        where = f"**{row.system} on {shown(row.dataset)}** ({results.PAPERS[row.paper]})"
         why = row.tried.strip()
         if row.smaller:
-            why = f"A smaller budget than the paper's ({why.removeprefix(results.SMALLER)})."
+            why = f"A smaller budget than the paper's ({shown(why.removeprefix(results.SMALLER))})."
         lines += [f"- {where}. {why} Recorded: {', '.join(runs)}."]
     return [*lines, ""]
 
@@ -132,7 +144,7 @@ def record_lines() -> list[str]:
     if not records:
         return [*lines, "None yet.", ""]
     devices = pd.Series([r["device"].split(", ")[0] for r in records]).value_counts()
-    where = ", ".join(f"{count} on {device}" for device, count in devices.items())
+    where = ", ".join(f"{count} on {shown(device)}" for device, count in devices.items())
     lines += [
         "On the test part, averaged over seeds. *Epochs* are the recommender's, and in brackets"
     ]
@@ -148,7 +160,7 @@ def record_lines() -> list[str]:
     for key, runs in sorted(groups.items()):
         metrics = pd.DataFrame(r["metrics"]["test"] for r in runs).mean()
         stages = [r["cost"]["stages"]["recommender"] for r in runs]
-        cells = [*key, str(len(runs))]
+        cells = [*map(shown, key), str(len(runs))]
         cells += [results.format_number(metrics[m]) for m in ("recall@10", "ndcg@10")]
         cells += [", ".join(f"{s['epochs']} ({s['best_epoch']})" for s in stages if "epochs" in s)]
         cells += [f"{sum(r['cost']['seconds'] for r in runs) / len(runs) / 3600:.2f}"]

@@ -64,9 +64,12 @@ def download(
         timeout: seconds without a byte after which an attempt counts as failed.
 
     Raises:
-        DownloadError: the server kept failing, or has no such file; names the address.
+        DownloadError: the address is not http(s); the server kept failing, or has no such file;
+            names the address.
         ChecksumError: the bytes are whole but not the pinned ones.
     """
+    if not url.lower().startswith(("http://", "https://")):
+        raise DownloadError(f"{url!r} is no http(s) address")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -140,30 +143,43 @@ def _fetch(url, part, have, timeout) -> None:
         raise ConnectionError(f"the connection ended after {came} of {expected} bytes")
 
 
-def unpack(archive: str | Path, folder: str | Path, only: Collection[str] | None = None) -> Path:
+def unpack(
+    archive: str | Path, folder: str | Path, only: Collection[str] | None = None, *,
+    most: int = 2**30,
+) -> Path:  # fmt: skip
     """Unpack a zip file into `folder`; its member paths are not trusted.
 
-    All names are checked before anything is written: absolute paths, drive letters, `..` and links
-    are refused. `only` names the members to write, if not all.
+    All names are checked before anything is written: absolute paths, drive letters, `..`, links,
+    also ones that stand in `folder` already, and empty names are refused, and so is an archive
+    whose members are larger than `most` bytes together, whatever its index says. `only` names the
+    members to write, if not all.
 
     Raises:
-        DataError: not a whole archive, or a member that would land outside `folder`.
+        DataError: not a whole archive, too large, or a member that would land outside `folder`.
     """
     folder = Path(folder)
     try:
         with zipfile.ZipFile(archive) as file:
-            members = [m for m in file.infolist() if not m.is_dir()]
+            members = [m for m in file.infolist() if not m.filename.endswith("/")]
             for m in members:
                 parts = PurePosixPath(m.filename.replace("\\", "/")).parts
                 outside = not parts or ".." in parts or parts[0] == "/" or ":" in parts[0]
-                if outside or stat.S_ISLNK(m.external_attr >> 16):
+                way = [folder.joinpath(*parts[: depth + 1]) for depth in range(len(parts))]
+                linked = not outside and any(path.is_symlink() for path in way)
+                if outside or linked or stat.S_ISLNK(m.external_attr >> 16):
                     raise DataError(
                         f"{archive} holds {m.filename!r}, which is a link or lies outside its "
                         "folder: not unpacked"
                     )
+            left = most
             for m in members:
                 if only is None or m.filename in only:
-                    write_atomic(folder / m.filename, file.read(m))
+                    with file.open(m) as stream:
+                        content = stream.read(left + 1)
+                    left -= len(content)
+                    if left < 0:
+                        raise DataError(f"{archive} unpacks to more than {most} bytes: too large")
+                    write_atomic(folder / m.filename, content)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"{archive} is no zip file, corrupt or cut short ({error})") from error
     return folder

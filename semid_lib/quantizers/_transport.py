@@ -6,10 +6,11 @@ Imported only when they are used, so that the package imports without Numba.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from semid_lib._jit import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def balance(cost, price, label):
     """Assign every point to a cluster at least cost, with sizes floor(n/k) or ceil(n/k).
 
@@ -51,7 +52,7 @@ def balance(cost, price, label):
         rank *= 8
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _rows(cost, near):
     """The costs of some points, `[m, k]`."""
     k, width = cost.shape[1:]
@@ -63,7 +64,7 @@ def _rows(cost, near):
     return rows
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _survey(cost, price, label, rival, gap, load):
     """Find every point's first and second choice (label, rival), the gap between, and the sizes.
 
@@ -93,7 +94,7 @@ def _survey(cost, price, label, rival, gap, load):
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _ranked(values, rank):
     """About the rank-th smallest of values >= 0: bisection on a sample of at least 2,000."""
     stride = max(1, len(values) // 2048)
@@ -109,7 +110,7 @@ def _ranked(values, rank):
     return high
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _even_out(cost, price, label, rival, gap, load):
     """Change the prices until the choices have nearly equal sizes; survey the points there.
 
@@ -150,7 +151,7 @@ def _even_out(cost, price, label, rival, gap, load):
     return _surplus(load, n)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _solve(matrix, ridge, right):
     """Solve (matrix + ridge) x = right for a positive semidefinite matrix, by elimination.
 
@@ -172,13 +173,13 @@ def _solve(matrix, ridge, right):
     return x
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _surplus(load, n):
     """How many points are beyond the fair share n/k of their clusters."""
     return int(np.maximum(load - n / len(load), 0.0).sum())
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _repair(cost, price, label, load, n, reach):
     """Bring all sizes to floor(n/k) or ceil(n/k) by moving some of the given points at least cost.
 
@@ -220,7 +221,7 @@ def _repair(cost, price, label, load, n, reach):
     return False, paths
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _lists(label, k):
     """Chain the points of each cluster: next point, previous point, first point (-1 ends)."""
     n = len(label)
@@ -236,7 +237,7 @@ def _lists(label, k):
     return follow, before, head
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _grant_extras(price, extras):
     """Give the extra places to the dearest clusters: who has one, and the price of one."""
     extra = np.zeros(len(price), np.bool_)
@@ -251,7 +252,7 @@ def _grant_extras(price, extras):
     return extra, price_extra
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _shortest_path(move, price, price_extra, extra, load, base):
     """Dijkstra from all overfull clusters to the nearest underfull one; prices are updated.
 
@@ -304,7 +305,7 @@ def _shortest_path(move, price, price_extra, extra, load, base):
     return end, parent, price_extra
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _relink(i, a, b, label, load, follow, before, head):
     """Move point i from the chain of cluster a to that of b."""
     if before[i] >= 0:
@@ -322,7 +323,7 @@ def _relink(i, a, b, label, load, follow, before, head):
     load[b] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _enter(i, a, cost, move, mover):
     """Offer the moves of point i, new in cluster a, as the cheapest ones out of a."""
     own = np.float64(cost[i, a])
@@ -332,7 +333,7 @@ def _enter(i, a, cost, move, mover):
             move[a, t], mover[a, t] = value, i
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _leave(i, a, cost, follow, head, move, mover):
     """Replace point i, gone from cluster a, wherever it made the cheapest move out of a."""
     lost = np.flatnonzero(mover[a] == i)
@@ -348,7 +349,7 @@ def _leave(i, a, cost, follow, head, move, mover):
         point = follow[point]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def shift_sums(rows, old, new, sums, counts):
     """Move the rows whose label changed from the old cluster's sum to the new one's.
 

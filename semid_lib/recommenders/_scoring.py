@@ -6,14 +6,16 @@ Imported only when it is used, so that the package imports without Numba.
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from semid_lib._jit import kernel
 
 LINE = 64  # bytes of a table's row: one vector register where there is AVX-512, else two or four
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def group_maxima(table, rows, group, out, column, first, last):
     """Write the highest sums of the groups first..last-1 to `out[g, column : column + W]`.
 

@@ -1,5 +1,6 @@
 """The local Sphinx extensions: docstrings as text, generated pages."""
 
+import html
 import importlib
 import inspect
 import re
@@ -125,6 +126,21 @@ def test_the_status_page_lists_25_tables_and_24_figures():
     assert sum(kind == "Table" for kind, _ in rows) == 25
     assert sum(kind == "Figure" for kind, _ in rows) == 24
     assert all(state in semid_pages.STATES for state in semid_pages.results.status()["state"])
+
+
+def test_what_a_record_holds_is_no_mark_up_in_the_page(monkeypatch):
+    """Rendered, every character is there and nothing else is: no tag, no cell, no emphasis."""
+    from markdown_it.renderer import RendererHTML
+    from myst_parser.config.main import MdParserConfig
+    from myst_parser.parsers.mdit import create_md_parser
+
+    bad = "<img src=x onerror=alert(1)> a|b *c* _d_ `e` [f](g) {h}`i` $j$ &lt; \\ ~k~ \x1b[0m"
+    parse = create_md_parser(MdParserConfig(enable_extensions={"dollarmath"}), RendererHTML)
+    page = parse.render(f"| head | next |\n| --- | --- |\n| {semid_pages.shown(bad)} | 1 |\n")
+    assert page.count("<td>") == 2 and not re.search(r"<(img|em|code|a|strong|span)\b", page)
+    cell = re.search(r"<td>(.*?)</td>", page, re.DOTALL)[1]
+    assert html.unescape(cell) == bad.replace("\x1b", " ")
+    assert semid_pages.shown("sasrec-star atm1.5 電影") == "sasrec-star atm1.5 電影"
 
 
 def test_the_status_page_links_only_pages_that_exist(monkeypatch):

@@ -171,3 +171,43 @@ def test_package_with_other_bytes_or_none(local_pip):
             pip_download("tiny-data==1.0", {member: "0" * 64}, local_pip / "out")
     with pytest.raises(DownloadError, match="tiny-data==2.0"):
         pip_download("tiny-data==2.0", {"tiny/x.inter": "0" * 64}, local_pip / "out")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(1_000_000))
+    assert path.stat().st_size < 5_000
+    with pytest.raises(DataError, match="unpacks to more than 999999 bytes"):
+        unpack(path, tmp_path / "out", most=999_999)
+    assert not (tmp_path / "out" / "zeros").exists()
+    unpack(path, tmp_path / "out", most=1_000_000)
+    assert (tmp_path / "out" / "zeros").stat().st_size == 1_000_000
+
+
+def test_a_link_in_the_target_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("sub/x", "1")
+    with pytest.raises(DataError, match="is a link or lies outside"):
+        unpack(path, tmp_path / "out")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_member_without_a_name_is_refused(tmp_path):
+    member = zipfile.ZipInfo("x")
+    member.filename = ""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(member, "1")
+    with pytest.raises(DataError, match="holds ''"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://x/y", "data:,x", "/etc/hostname"])
+def test_only_http_addresses_are_fetched(url, tmp_path):
+    with pytest.raises(DownloadError, match="no http"):
+        download(url, tmp_path / "x", tries=1)
+    assert not list(tmp_path.iterdir())

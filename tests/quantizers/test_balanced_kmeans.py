@@ -363,3 +363,18 @@ def test_lloyd_needs_no_estimator_and_balances():
     labels, means, prices, steps = lloyd(Z, 7, np.random.default_rng(0), 5)
     assert np.bincount(labels).tolist().count(7) == 6 and 1 <= steps <= 5
     assert means.dtype == np.float32 and prices.shape == (7,)
+
+
+def test_kernels_work_where_numba_can_keep_nothing():
+    """A read-only package and no home, as Numba sees them: none of its locators is available."""
+    code = """
+from numba.core import caching
+for kind in (caching.CacheImpl, caching.CodeLibraryCacheImpl, caching.CompileResultCacheImpl):
+    kind._locator_classes = []
+from semid_lib._jit import kernel
+from semid_lib.quantizers import _transport  # its kernels are set up here, compiled when called
+from semid_lib.recommenders import _scoring
+print(kernel(lambda x: x + 1)(2))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "3", done.stderr
