@@ -314,7 +314,7 @@ def test_commands_of_the_texts_exist():
     for command in semid:
         words = command.split()
         words = words if words[0] in {"data", "queue"} else words[:1]
-        code = f"from semid_lib.cli import main; main({[*words, '--help']})"
+        code = f"from semid_lib.cli import app; app({[*words, '--help']})"
         entry = [str(Path(sys.executable).with_name("semid")), *words, "--help"]
         run = entry if Path(entry[0]).exists() else [sys.executable, "-c", code]
         done = subprocess.run(run, capture_output=True, text=True)

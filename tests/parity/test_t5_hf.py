@@ -15,6 +15,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is a tes
 
 def pair(sizes, attention="sdpa", **settings):
     """A Hugging Face T5 with random weights, and ours with the same."""
+    if not transformers.T5ForConditionalGeneration._supports_sdpa:  # in releases of 2024
+        attention = "eager"
     shape = dict(dim=32, num_layers=2, num_heads=4, head_dim=16, ffn_dim=64) | settings
     torch.manual_seed(0)
     config = transformers.T5Config(
