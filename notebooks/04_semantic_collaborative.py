@@ -64,7 +64,7 @@ r"""
 :class: note
 Quick profile: about a minute and a half on one CPU core, 2 GB of memory,
 MovieLens-100K (fetched by itself) and the interactions of Amazon Beauty. It
-needs the package `implicit` (`pip install 'semid-lib[behaviour]'`). Paper
+needs the package `implicit` (`pip install implicit`). Paper
 profile: full-size numbers are read from records. {ref}`ch-pipeline` shows
 where item vectors stand in the pipeline.
 ::::

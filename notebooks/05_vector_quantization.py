@@ -64,7 +64,7 @@ r"""
 :class: note
 Quick profile: about a minute on one CPU core, 1 GB of memory,
 MovieLens-100K (fetched by itself) and made-up vectors. PQ and OPQ need
-the package `faiss-cpu` (`pip install 'semid-lib[faiss]'`). The numbers for
+the package `faiss-cpu` (`pip install faiss-cpu`). The numbers for
 Amazon Beauty, Sports and Toys come from recorded runs; where there is no
 record yet, the tables say "not run". {ref}`ch-pipeline` shows where this
 step sits.

@@ -64,7 +64,7 @@ r"""
 :class: note
 Quick profile: about a minute and a half on one CPU core, 1 GB of memory,
 MovieLens-100K (fetched by itself). It needs the package `implicit`
-(`pip install 'semid-lib[behaviour]'`). Paper profile: the
+(`pip install implicit`). Paper profile: the
 full-size runs of RPG are read from records; `SEMID_PROFILE=paper` makes
 the one of Instruments first (a T4 has not been timed). {ref}`ch-quantization` introduces PQ and
 OPQ, {ref}`ch-generate` the search that this chapter does without.

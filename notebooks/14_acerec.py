@@ -65,7 +65,7 @@ r"""
 :class: note
 Quick profile: about a minute and a half on one CPU core, 2 GB of memory,
 MovieLens-100K (fetched by itself). It needs the package `implicit`
-(`pip install 'semid-lib[behaviour]'`). The full-size runs of
+(`pip install implicit`). The full-size runs of
 Tables 3 and 4 come from records; what has no record yet says "not run". It
 follows on from {ref}`ch-long`, which has the product quantizer, RPG, and the
 scoring of all items.

@@ -5,7 +5,7 @@ r"""
 
 A printed table is data. Many of its numbers are tied to others, by the definition of a metric or by plain arithmetic, so a part of a paper can be
 checked without its programs, its datasets or a GPU. This page runs such checks over every table of ReSID {cite:p}`resid`, ACERec and R³-VAE, and lists what
-cannot be as printed. Each slip is computed by a cell from the [transcribed tables](https://github.com/semid-book/semid-book/tree/main/semid_lib/papers), where all values
+cannot be as printed. Each slip is computed by a cell from the transcribed tables (`semid_lib/papers`), where all values
 are left as the papers print them.
 
 A slip is not a verdict. Most of these are typing errors of the kind every long table has, and none of them by itself changes who wins. They matter to those who
