@@ -819,15 +819,14 @@ table(learnt.round(2), "Recall@10 of T5, 200 validation users")
 
 # %%
 early, late = learnt.iloc[0], learnt.iloc[-1]
-assert early["mixed"] < early["behaviour"]
-assert late["mixed"] > late["behaviour"] + 0.02
-assert late["behaviour"] < early["behaviour"] + 0.05
+assert abs(early["mixed"] - early["behaviour"]) < 0.06
+assert late["mixed"] > late["behaviour"] + 0.04
 
 # %% [markdown]
 r"""
-Codes of behaviour give nearly all they have in the first pass. Codes of
-the mixture start behind them and overtake. A comparison of tokenizers by a
-generator that is stopped early would have said the opposite.
+After the first pass codes of behaviour and codes of the mixture hardly
+differ; with more training the mixture goes ahead. A comparison of
+tokenizers by a generator that is stopped early would have missed it.
 
 Two warnings. Every row is one training run of one small model; the
 intervals hold for the users, not for another seed. And the shop is
