@@ -249,7 +249,14 @@ thousandth of their spread, drawn once: what says nothing is decided by
 lot.
 """
 
+
 # %%
+def nudged(x):
+    """Items of equal vectors set apart by 0.1 %, drawn once."""
+    noise = np.random.default_rng(0).normal(size=x.shape)
+    return x + 1e-3 * np.std(x, dtype=float) * noise
+
+
 small = dict(
     dim=32,
     ffn_dim=64,
@@ -290,12 +297,6 @@ of_shop = {
     "SASRec*": star.embed(),
     "shelf alone": np.eye(4)[planted["category"]],
 }
-
-
-def nudged(x):
-    """Items of equal vectors set apart by 0.1 %, drawn once."""
-    noise = np.random.default_rng(0).normal(size=x.shape)
-    return x + 1e-3 * np.std(x, dtype=float) * noise
 
 
 of_shop = {name: nudged(v) for name, v in of_shop.items()}
