@@ -1002,7 +1002,7 @@ student, student_hits, agree = {}, {}, {}
 for key, c in codes.items():
     scores = product_of(teacher, c, M)
     student_hits[key] = hits_of(scores)
-    agree[key] = found_of(top_ten(scores), best).mean()
+    agree[key] = found_of(top_ten(scores.round(9)), best).mean()
     if key[0] == "OPQ":
         student[key[1]] = scores
 

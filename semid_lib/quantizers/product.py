@@ -275,7 +275,9 @@ def balanced_axes(Z, m) -> np.ndarray:
     From the largest variance down, each goes to the block (that has room) with the smallest
     product of variances so far: Ge et al. 2013, eigenvalue allocation.
     """
-    variance, axes = np.linalg.eigh((Z.T @ Z).astype(np.float64))
+    products = (Z.T @ Z).astype(np.float64)
+    products = (products / np.abs(products).max()).round(9)  # whitened rows: all one
+    variance, axes = np.linalg.eigh(products)
     variance = np.maximum(variance, 1e-12 * variance[-1])
     blocks, product = [[] for _ in range(m)], np.zeros(m)
     for axis in reversed(range(len(variance))):
