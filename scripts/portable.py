@@ -9,8 +9,8 @@ One machine is one processor, so others are stood in for by
   (tests/portable/sitecustomize.py), as many draws as asked for.
 
 Under each of them every chapter goes through nbval against its stored outputs, and the tests marked
-`trained` run. What passed is kept in _build/portable and not run a second time while the files in
-the repository are the same (--again runs all). The table at the end names what failed and its log.
+`trained` run. What passed is kept in _build/portable and not run a second time while the library and
+the part's own files are the same (--again runs all). The end names what failed and its log.
 NAME is part of a chapter's or a setting's name, or "trained".
 """
 
@@ -69,9 +69,11 @@ def jittered() -> dict[str, str]:
     }
 
 
-def tree() -> str:
-    """Digest of all files of the checkout, committed or not."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+def state_of(part: str) -> str:
+    """Digest of the files that decide what a part prints: the library, and its own."""
+    own = ["tests"] if part == TRAINED else [f"notebooks/{part}.ipynb", "notebooks/sanitize.cfg"]
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--"]
+    listed += ["semid_lib", "tests/portable", *own]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
     digest = hashlib.sha256()
     for name in sorted(filter(None, names)):
@@ -122,11 +124,8 @@ def main() -> int:
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     kept = FOLDER / "results.json"
-    state = json.loads(kept.read_text()) if kept.exists() and not options.again else {}
-    now = tree()
-    if state.get("tree") != now:
-        state = {"tree": now, "results": {}}
-    results = state["results"]
+    results = json.loads(kept.read_text()) if kept.exists() and not options.again else {}
+    states = {part: state_of(part) for part in parts()}
     settings = {**SETTINGS, **{f"jitter {n}": jittered() for n in range(1, options.draws + 1)}}
     wanted = [
         (setting, part)
@@ -137,21 +136,26 @@ def main() -> int:
     if not wanted:
         print(f"nothing is named {options.only!r}: {', '.join([*settings, *parts()])}")
         return 2
-    todo = [pair for pair in wanted if not results.get(" | ".join(pair), {}).get("passed")]
+
+    def has_passed(pair):
+        known = results.get(" | ".join(pair), {})
+        return known.get("passed") and known["state"] == states[pair[1]]
+
+    todo = [pair for pair in wanted if not has_passed(pair)]
     print(f"{len(wanted)} runs, {len(wanted) - len(todo)} of which have passed before", flush=True)
 
     def work(pair):
         setting, part = pair
         result = run(setting, settings[setting], part, parts()[part])
-        results[" | ".join(pair)] = result
-        kept.write_text(json.dumps(state, indent=1))
+        results[" | ".join(pair)] = {**result, "state": states[part]}
+        kept.write_text(json.dumps(results, indent=1))
         word = "passed" if result["passed"] else "FAILED"
         print(f"{word} {part}, {setting}: {result['said']}", flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(work, todo))
 
-    failed = [pair for pair in wanted if not results[" | ".join(pair)]["passed"]]
+    failed = [pair for pair in wanted if not has_passed(pair)]
     print(f"{len(wanted) - len(failed)} of {len(wanted)} passed")
     for setting, part in failed:
         print(f"FAILED {part}, {setting}: see {results[f'{setting} | {part}']['log']}")

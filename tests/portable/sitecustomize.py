@@ -82,11 +82,12 @@ def jittered(value):
 
 
 def with_jittered_result(function):
-    """The function, its result jittered."""
+    """The function, its result jittered; not where figures are laid out."""
 
     @functools.wraps(function)
     def wrapped(*args, **settings):
-        if settings.get("out") is not None:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if settings.get("out") is not None or caller.startswith("matplotlib"):
             return function(*args, **settings)
         return jittered(function(*args, **settings))
 
