@@ -9,8 +9,8 @@ One machine is one processor, so others are stood in for by
   (tests/portable/sitecustomize.py), as many draws as asked for.
 
 Under each of them every chapter goes through nbval against its stored outputs, and the tests marked
-`trained` run. What passed is kept in _build/portable and not run a second time while the library and
-the part's own files are the same (--again runs all). The end names what failed and its log.
+`trained` run. What passed is kept in _build/portable and not run a second time while the library
+and the part's own files are the same (--again runs all). The end names what failed and its log.
 NAME is part of a chapter's or a setting's name, or "trained".
 """
 
