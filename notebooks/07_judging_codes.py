@@ -875,7 +875,9 @@ def dozen(seed):
         "RQ-VAE": RQVAE(3, 64, **NET, **s),
         "RQ-VAE, restart": RQVAE(3, 64, restart=True, **NET, **s),
         "RQ-VAE, random": RQVAE(3, 64, init="uniform", **NET, **s),
-        "MQ": MQ(3, 64, dropout=(0.2,), **NET, **s),
+        "MQ, no restart": MQ(
+            3, 64, dropout=(0.2,), restart_every=None, **NET, **s
+        ),
         "R³-VAE": R3VAE(3, 64, **R3, **s),
         "R³-VAE, literal": R3VAE(
             3, 64, temperature=1.0, top_k=None, **R3, **s
