@@ -1687,8 +1687,9 @@ gaps = {
 for (name, rule), (gap, low, high) in gaps.items():
     where = f"{gap:+.3f}, 95 % in [{low:+.3f}, {high:+.3f}]"
     print(f"ReSID − {name:13} {RULES[rule]:17} {where}")
+assert gaps["Popularity", "unseen"][1] > 0
 for rule in RULES:
-    assert gaps["Popularity", rule][1] > 0
+    assert gaps["Popularity", rule][0] > 0
     assert gaps["Markov chain", rule][2] < 0
     assert gaps["SASRec*", rule][2] < 0
     assert gaps["Item-kNN", rule][1] < 0 < gaps["Item-kNN", rule][2]
@@ -1712,10 +1713,10 @@ _ = ax.set_xlabel("Recall@10, ReSID minus the other")
 
 # %% [markdown]
 r"""
-The generator beats popularity under both rules, by intervals whose lower
-ends lie just above zero; as {ref}`ch-pipeline` says, its settings were tried until
-this held, so they are kinder than a first try. Against item-kNN the
-intervals contain zero. The Markov chain, a table of counts, is clearly ahead,
+The generator is ahead of popularity, with seen films left out by an interval
+that lies above zero, if only just; as {ref}`ch-pipeline` says, its settings
+were tried until they beat popularity, so they are kinder than a first try.
+Against item-kNN the intervals contain zero. The Markov chain, a table of counts, is clearly ahead,
 and the distance to SASRec* is larger still: on these films, with these
 minutes, scoring every item is better than writing its codes.
 
