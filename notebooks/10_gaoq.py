@@ -1851,7 +1851,8 @@ of ReSID on Amazon Beauty are in the queue for that.
 
 The same diagnostics at full size: FAMAE of width 128 on Beauty, Sports
 and Toys, codes by GAOQ and by HKM on the same vectors, and GAOQ on the
-item vectors of SASRec* and BERT4Rec* (the paper's ablations E2 and E3).
+item vectors of SASRec* and BERT4Rec* (our reading of the ablations E2 and E3, which the paper
+writes without the star).
 """
 
 # %% tags=["hide-input"]

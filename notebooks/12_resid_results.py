@@ -1058,15 +1058,18 @@ for s, key in LEAN.items():
         row["N@10"] = as_text(record["metrics"]["test"]["ndcg@10"])
     rows.append(row)
 if little:
-    settings = {
-        c for r in little.values() for c in r["cut"]
-        if c.startswith("settings")
+    parts = {
+        s: [part for c in r["cut"] if c.startswith("settings")
+            for part in c[10:].split(", ")]
+        for s, r in little.items()
     }  # fmt: skip
-    recipe = {
-        part for c in settings for part in c[10:].split(", ")
-        if "recommender" in part
-    }  # fmt: skip
+    recipe = {p for ps in parts.values() for p in ps
+              if "recommender" in p}  # fmt: skip
     print("cut:", *sorted(recipe), sep="\n  ")
+    for s, ps in parts.items():
+        more = [p for p in ps if "recommender" not in p]
+        if more:
+            print(f"{title(s)} besides:", *more, sep="\n  ")
 order = sorted(
     rows, key=lambda row: row["R@10"].replace("not run", "0"),
     reverse=True,
@@ -1155,16 +1158,17 @@ assert sum(value > 0.6 * counted for value in got.values()) <= 1
 
 # %% [markdown]
 r"""
-Two things. Among TIGER, E1, Q1, Q2 and ReSID, the corners of the design and the tree with random numbers,
-ReSID is first, as in the paper, but the credit is shared otherwise. FAMAE's vectors are ahead of text vectors under
-either quantizer, by intervals that exclude zero. Of GAOQ that cannot be said: on FAMAE's vectors RQ-VAE is
-level with it, and the gain over the same tree with random numbers (Q2) has an interval that just reaches zero.
+Two things, neither of which decides a claim. Among TIGER, E1, Q1, Q2 and ReSID, the corners of the design and
+the tree with random numbers, ReSID is first, as in the paper, but the credit is shared otherwise. FAMAE's vectors
+are ahead of text vectors under either quantizer, by intervals that exclude zero. Of GAOQ nothing can be said: the
+RQ-VAE beside it had a small part of its preset's steps (the cut above) and shares many IDs, and the gain over the
+same tree with random numbers (Q2) has an interval that just reaches zero.
 
 And the row above them all is E2: the item embeddings of SASRec\*, the same GAOQ, the same T5. It is not
-a little ahead, where the paper has it behind ReSID on all three sets. Behaviour that was learnt
-in order is what this T5 finds easiest to write. {ref}`ch-collab` shows the same vectors nearest to
-the communities of buyers, before any code is made. Whether FAMAE's codes catch up
-with a T5 that is trained to the end, these runs cannot say; that ablation deserves the first hours of a GPU.
+a little ahead, where the paper has it behind ReSID on all three sets. But the two encoders were trained with
+different losses, SASRec\* with a softmax over all items, FAMAE with 128 negatives, and FAMAE's first code goes
+to the side fields ({ref}`ch-collab`). Which of it makes the difference, and whether FAMAE's codes catch up
+with a T5 that is trained to the end, these runs cannot say; equal losses and an equal budget are in the queue.
 
 (The intervals ignore that the same users were asked, so they are wider than paired
 ones would be; and each run is one seed. RQ-VAE was trained in bfloat16 for TIGER, in float32 for Q1.)
@@ -1320,9 +1324,9 @@ if "resid" in little and "gap-encoder" in gap:
 
 # %% [markdown]
 r"""
-At this budget four of the six matter, by intervals that exclude zero: what text is read, who
+At this budget four of the six move the number by intervals that exclude zero: what text is read, who
 encodes it, what becomes of colliding IDs, and the warm-up. (The intervals are those of users. Another seed
-would move each number, too, and these are single seeds.) TF-IDF, which matches words exactly, serves these short titles
+would move each number, too; these are single seeds of a T5 that has hardly begun to learn.) TF-IDF, which matches words exactly, serves these short titles
 with brands and categories better than a small sentence encoder; without brand and
 categories a good part of the hits is gone; and so it is where colliding items share an ID, because
 a tie then costs places. A beam that may leave the catalogue changes nothing within the first ten:
