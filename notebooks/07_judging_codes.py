@@ -1039,7 +1039,7 @@ assert reader["CR at equal SC"].mean() > -0.2
 
 # %% [markdown]
 r"""
-For the reader, over the three sets, what CR knows is in SC already, and SC knows something more. For the chain it depends on the vectors. With twelve points this is a hint and no proof.
+For the reader, over the three sets, SC knows something that CR does not, and CR adds less to SC. For the chain it depends on the vectors. With twelve points this is a hint and no proof.
 
 ### The same budget
 
@@ -1060,7 +1060,7 @@ for name in DIAGNOSTICS:
     rho, p = joint_p(t[[name, "R@10"]], name)
     rows["all: mean ρ"][name] = f"{rho:+.2f}"
     rows["all: p"][name] = f"{p:.3f}"
-    assert (p < 0.05) == (name in ("CR", "Gini"))
+    assert (p < 0.1) == (name in ("CR", "Gini"))
 same_budget = pd.DataFrame(rows).T.rename_axis("vectors")
 table(
     same_budget.reset_index(),
@@ -1069,7 +1069,7 @@ table(
 
 # %% [markdown]
 r"""
-At an equal budget SC, CR and Gini still point the right way. Jointly over the three sets CR and Gini clear the usual bar and SC does not: among tokenizers with equally many codes, what this reader notices first is how many films share one. PD points nowhere.
+At an equal budget SC, CR and Gini still point the right way. Jointly over the three sets CR and Gini come near the usual bar and SC does not: among tokenizers with equally many codes, what this reader notices first is how many films share one. PD points nowhere.
 
 ## Three controls
 
@@ -1381,7 +1381,7 @@ r"""
 | --- | --- |
 | the coefficients of Table 7 | right, all eight |
 | SC and PD follow quality more closely than CR and Gini | not shown: with five and seven methods the four cannot be told apart; for Recall PD is behind CR in the paper's own table |
-| SC follows quality | yes: over the paper's six datasets, and for both yardsticks and both kinds of vectors here; at an equal budget CR and Gini do, and SC is not shown to |
+| SC follows quality | yes: over the paper's six datasets, and for both yardsticks and both kinds of vectors here; at an equal budget CR and Gini come nearer, and SC is not shown to |
 | PD follows quality | over the paper's six datasets, yes; for our yardsticks, no; it rewards centring, which changes no code, and random codewords have the best PD of all |
 | CR and Gini have limited value | not so: here they do about as well as SC; for good tokenizers Gini repeats CR |
 | SC and PD are good targets for training | open here; in Tables 8 and 9 the lowest PD is not the best Recall |
