@@ -1257,6 +1257,7 @@ def kept_bytes(network, loss):
 resid_t5 = T5((32, 40, 10), dropout=0.1).train()
 
 
+# %%
 def plain_loss(past, target):
     """The T5's loss in plain torch, as a GPU computes it."""
     states = resid_t5.decode(*resid_t5.encode(past), target)
