@@ -51,6 +51,9 @@ def profile() -> str:
     return name
 
 
+DEVICES = ("cpu", "cuda")  # kinds of devices that models run on
+
+
 def resolve_device(device: str = "auto", profile_name: str | None = None) -> str:
     """Return the device to compute on.
 
@@ -71,7 +74,7 @@ def resolve_device(device: str = "auto", profile_name: str | None = None) -> str
         parsed = torch.device(wanted)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device {wanted!r} is not 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
-    if parsed.type not in ("cpu", "cuda"):
+    if parsed.type not in DEVICES:
         raise InputError(f"device {wanted!r} is not 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(

@@ -169,11 +169,10 @@ def train(
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
     batch_size *= place()[1] if shared else 1
     total_steps = epochs * math.ceil(per_epoch / batch_size)
-    if patience is not None:
-        patience = max(patience, math.ceil(patience_steps * epochs / max(total_steps, 1)))
+    patience = _in_epochs(patience, patience_steps, epochs / max(total_steps, 1))
     loop = _Loop(model, learning_rate, weight_decay, precision, device, checkpoint, shared)
     fast, work = _compiled(loss), np.ones(num_samples) if lengths is None else lengths + 1
-    settings = dict(
+    loop.fingerprint = _fingerprint(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
         weight_decay=weight_decay, warmup=warmup, clip=clip, per_epoch=per_epoch, seed=seed,
         precision=precision, num_samples=num_samples, monitor=monitor, patience=patience,
@@ -181,8 +180,6 @@ def train(
         parameters={name: list(p.shape) for name, p in model.named_parameters()},
         **({} if alike else {"alike": False}),
     )  # fmt: skip
-    text = json.dumps(settings, sort_keys=True, default=lambda x: x.item())
-    loop.fingerprint = hashlib.sha256(text.encode()).hexdigest()
     loop.resume(epochs)
     show = place()[0] == 0 and (sys.stderr.isatty() if progress is None else progress)
     shown, width = loop.clock, shutil.get_terminal_size().columns  # tqdm hides where that is 0
@@ -190,8 +187,7 @@ def train(
         total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step", ncols=width
     ) as bar:
         while not loop.finished:
-            epoch = len(loop.history.epochs)
-            sizes = lengths if alike else None
+            sizes, epoch = lengths if alike else None, len(loop.history.epochs)
             batches = _batches(num_samples, per_epoch, batch_size, sizes, seed, epoch, device)
             places = [work[known.numpy()].sum().item() for _, known in batches]
             model.train()
@@ -244,6 +240,17 @@ def train_model(model, loss, num_samples: int, **settings) -> History:
     own.update(precision=resolve_precision(model.precision, device), device=device)
     own.update(seed=model.random_state, label=type(model).__name__)
     return train(model.network_, loss, num_samples, **{**own, **settings})
+
+
+def _in_epochs(patience, steps: int, epochs_a_step: float) -> int | None:
+    """`patience` in epochs, no fewer than make so many steps."""
+    return None if patience is None else max(patience, math.ceil(steps * epochs_a_step))
+
+
+def _fingerprint(**settings) -> str:
+    """Digest of all that a run's result depends on."""
+    text = json.dumps(settings, sort_keys=True, default=lambda x: x.item())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _compiled(loss):

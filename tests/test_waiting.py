@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import training
+from semid_lib import runtime, training
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, synthetic_catalogue
 from semid_lib.encoders import FAMAE
@@ -77,6 +77,7 @@ def gpu(monkeypatch):
     def over(loop, *arguments):
         raise EpochOver
 
+    monkeypatch.setattr(runtime, "DEVICES", ("cpu", "meta"))
     monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())
     monkeypatch.setattr(torch.optim, "AdamW", AdamW)
     monkeypatch.setattr(training._Loop, "take", counted)

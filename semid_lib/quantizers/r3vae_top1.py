@@ -14,7 +14,7 @@ from semid_lib.quantizers._learnt import LearntQuantizer, Run, in_chunks
 from semid_lib.quantizers.base import check_codes
 from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.runtime import resolve_device
-from semid_lib.settings import keep_settings
+from semid_lib.settings import NONE, keep_settings, real, whole
 
 START_ROWS = 5  # rows per code that the start looks at
 
@@ -134,6 +134,7 @@ class R3VAETop1(LearntQuantizer):
     """
 
     _run = Top1Run
+    _limits = {"sc_weight": real(0), "pd_weight": real(0), "epochs": whole() | NONE}
 
     def __init__(
         self, num_levels=3, num_codes=256, sc_weight=0.1, pd_weight=0.05, epochs=None,
@@ -141,11 +142,6 @@ class R3VAETop1(LearntQuantizer):
         random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
-
-    def _check(self):
-        for name in ("sc_weight", "pd_weight"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise InputError(f"{name} is {getattr(self, name)!r}, but must be >= 0 and finite")
 
     def _build(self, X, seed) -> Top1Network:
         lengths = np.linalg.norm(X, axis=1)

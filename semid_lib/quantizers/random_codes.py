@@ -14,7 +14,7 @@ from semid_lib.quantizers.base import (
     row_digests,
 )
 from semid_lib.quantizers.hierarchical import level_sizes
-from semid_lib.settings import keep_settings
+from semid_lib.settings import ANY, keep_settings
 
 
 class RandomCodes(Quantizer):
@@ -35,6 +35,8 @@ class RandomCodes(Quantizer):
         InputError: more rows than tuples, a bad setting; in `transform`, a row that was not fitted.
         CapacityError: a tree too small.
     """
+
+    _limits = {"branching": ANY}
 
     def __init__(self, num_levels=3, num_codes=256, branching=None, random_state=0):
         keep_settings(locals())

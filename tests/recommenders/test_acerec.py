@@ -292,7 +292,7 @@ def test_rows_are_as_long_as_their_histories(monkeypatch):
     monkeypatch.setattr(ACERecNetwork, "forward", spy)
     model = ACERec(**{**TINY, "max_history": 50}, ratio=4).fit(split, make_sids())
     start, end, _ = model._sequences(split)
-    assert sum(read) < 1.15 * (end - start).sum() < 0.3 * 50 * len(start)
+    assert sum(read) < 1.6 * (end - start).sum() < 0.3 * 50 * len(start)
 
 
 def test_batch_mates_do_not_matter(split):

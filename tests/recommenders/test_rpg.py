@@ -145,7 +145,7 @@ def test_many_targets_have_the_same_gradients(split, monkeypatch):
     before = [p.grad.clone() for p in model.network_.parameters()]
     model.network_.zero_grad()
     monkeypatch.setattr("semid_lib.recommenders._parallel._TARGETS", 3)
-    monkeypatch.setattr("semid_lib.recommenders._parallel._ROWS", {"cpu": 7})
+    monkeypatch.setattr("semid_lib.recommenders._parallel._ROWS", {"cpu": (7, 7)})
     training_loss(model, split).backward()
     for one, other in zip(before, model.network_.parameters()):
         np.testing.assert_allclose(one, other.grad, atol=1e-12)
