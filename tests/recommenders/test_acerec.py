@@ -280,7 +280,11 @@ def test_learns_the_successor():
 
 
 def test_rows_are_as_long_as_their_histories(monkeypatch):
-    """What the network reads in an epoch: little more than the items, whatever `max_history`."""
+    """What the network reads in an epoch hangs on the items, whatever `max_history`.
+
+    Batches are random; a group of like length ends where a sample is 0.6 of the longest, so little
+    more than 1 / 0.6 of the items is read where groups are not too small to be cut.
+    """
     split, read = make_split(200, longest=20), []
     forward = ACERecNetwork.forward
 
@@ -292,7 +296,7 @@ def test_rows_are_as_long_as_their_histories(monkeypatch):
     monkeypatch.setattr(ACERecNetwork, "forward", spy)
     model = ACERec(**{**TINY, "max_history": 50}, ratio=4).fit(split, make_sids())
     start, end, _ = model._sequences(split)
-    assert sum(read) < 1.6 * (end - start).sum() < 0.3 * 50 * len(start)
+    assert sum(read) < (end - start).sum() / 0.6 and (end - start).sum() < 0.3 * 50 * len(start)
 
 
 def test_batch_mates_do_not_matter(split):
