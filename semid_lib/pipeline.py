@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +32,7 @@ from semid_lib.distributed import agree, join, place
 from semid_lib.errors import CheckpointError, InputError, SemidError
 from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors
 from semid_lib.results import CUTOFFS, METRICS, is_name, run_name, slug
-from semid_lib.runtime import enough_memory
+from semid_lib.runtime import enough_memory, one_thread
 from semid_lib.settings import SEED
 from semid_lib.storage import (
     load_tensors,
@@ -59,6 +59,8 @@ def run(system: str, dataset, **settings) -> dict:
     """Run a named system on a dataset and return its record.
 
     Validation chooses (inside the stages); the test part is ranked once, when all is fitted.
+    On a CPU the quick profile computes in one thread, so that the seed decides the numbers; the
+    paper profile takes those of torch; their number, which the record names, moves last digits.
 
     Args:
         system: a name of `systems.SYSTEMS`.
@@ -94,7 +96,8 @@ def run(system: str, dataset, **settings) -> dict:
     with locked(lock) as free:
         if not free:
             raise BusyError(f"{work.name} is being run by another process in {work.folder}", lock)
-        return work.record()
+        with one_thread(work.device) if work.plan.profile == "quick" else nullcontext():
+            return work.record()
 
 
 class BusyError(SemidError):
@@ -165,7 +168,8 @@ class Work:
         }
         for settings in self.config.values():
             settings.pop("device", None)
-        shared = {"config": dict(self.config.get("encoder", {})), "data": self.data.sha256}
+        data = {"data": self.data.sha256, "contents": self.data.contents_sha256}
+        shared = {"config": dict(self.config.get("encoder", {})), **data}
         self.config["evaluation"] = {"ks": list(CUTOFFS), "seen_items": "ranked, and excluded"}
         self.config["precision"] = precision
         if place()[1] > 1:
@@ -179,7 +183,7 @@ class Work:
         self.fitted: dict[str, object] = {}
         self.sids = None
         self.name = self._name(self.plan.variant)
-        identity = {"config": self.config, "data": self.data.sha256, "seed": seed}
+        identity = {"config": self.config, **data, "seed": seed}
         same = systems.plan(system, self.data, profile, "default", overrides)
         alike = replace(same, variant=variant, cut=chosen.cut) == chosen
         name = self._name("default") if alike else self.name  # a variant may change nothing here

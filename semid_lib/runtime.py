@@ -173,6 +173,28 @@ def end_with_parent(parent: int) -> None:
             raise KeyboardInterrupt
 
 
+def memory_is_full(error: Exception) -> bool:
+    """Whether an error says that the memory, the computer's or a GPU's, holds no more."""
+    import torch
+
+    if isinstance(error, SemidError):
+        return False
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    full = "not enough memory", "can't allocate memory", "out of memory"
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in full)
+
+
+@contextmanager
+def while_it_fits() -> Iterator[None]:
+    """Leave the block, without an error, where the memory is full."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+
+
 @contextmanager
 def enough_memory(what: str) -> Iterator[None]:
     """Turn the errors of a memory that is full, the computer's or a GPU's, into DeviceMemoryError.
@@ -182,9 +204,7 @@ def enough_memory(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        full = "not enough memory", "can't allocate memory", "out of memory"
-        known = isinstance(error, MemoryError) or any(part in str(error) for part in full)
-        if not known or isinstance(error, SemidError):
+        if not memory_is_full(error):
             raise
         words = str(error).strip().splitlines()
         raise DeviceMemoryError(

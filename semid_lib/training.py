@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from semid_lib.distributed import add_up, agree, make_equal, place
 from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
 from semid_lib.ops import FlopCounter
-from semid_lib.runtime import keep_memory, matrix_rate, resolve_precision
+from semid_lib.runtime import keep_memory, matrix_rate, resolve_precision, while_it_fits
 from semid_lib.settings import check_settings
 from semid_lib.storage import load_tensors, save_tensors
 
@@ -382,7 +382,7 @@ class _Loop:
         share = [t.tensor_split(self.processes)[self.rank].split(at_once or whole) for t in batch]
         pieces = [(rows, known.numpy()) for rows, known in zip(*share) if len(rows)]
         total = None
-        with suppress(torch.cuda.OutOfMemoryError):
+        with while_it_fits():
             total = self._gradients(loss, pieces, whole)
         if total is None:  # here the error, and the tensors that it held, are gone
             raise self._too_large(loss, pieces[0])
@@ -420,7 +420,7 @@ class _Loop:
         size = len(piece[0])
         fits = size // 2
         while fits:
-            with suppress(torch.cuda.OutOfMemoryError):
+            with while_it_fits():
                 self._gradients(loss, [tuple(part[:fits] for part in piece)], size)
                 break
             fits //= 2

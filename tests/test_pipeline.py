@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from semid_lib import pipeline, results
 from semid_lib.codes import SemanticIds
@@ -97,6 +98,35 @@ def test_record_is_complete_and_json(finished):
         stage.get("parameters", 0) for stage in record["cost"]["stages"].values()
     )
     assert record["cost"]["peak_memory"] > 50e6 and record["versions"]["torch"]
+
+
+def test_a_quick_run_is_the_same_with_one_thread_and_two(finished, tiny, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2 if before == 1 else 1)
+        other = pipeline.run("resid", tiny, overrides=TINY, folder=tmp_path, device="cpu")
+        assert torch.get_num_threads() != before
+    finally:
+        torch.set_num_threads(before)
+    same_numbers(finished[0], other)
+
+
+def test_another_title_is_another_run(tmp_path):
+    """Vectors of the titles before must not serve those after."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    rows = [(u, i) for u in range(30) for i in range(u % 7, u % 7 + 14)]
+    pd.DataFrame(rows, columns=["user", "item"]).assign(timestamp=range(len(rows))).to_csv(
+        folder / "interactions.csv", index=False
+    )
+    works = []
+    for word in ("lamp", "chair"):
+        titles = [f"{word if i == 3 else 'shelf'} number{i} shade{i % 5}" for i in range(20)]
+        pd.DataFrame({"item": range(20), "title": titles}).to_csv(folder / "items.csv", index=False)
+        overrides = {"quantizer": {"num_codes": 4, "num_levels": 2, "epochs": 1}}
+        work = pipeline.Work("tiger", folder, until="quantizer", overrides=overrides)
+        works.append((work.folder, work.encoder_folder))
+    assert works[0][0] != works[1][0] and works[0][1] != works[1][1]
 
 
 def test_record_agrees_with_the_work_it_left(finished, tiny):

@@ -280,8 +280,24 @@ def test_bad_gradient_of_a_finite_loss(tmp_path):
     assert meta["step"] == 3 and all(t.isfinite().all() for t in tensors.values())
 
 
+def _full_gpu():
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def _full_computer():
+    torch.empty(2**50)  # 4 PiB
+
+
+def _full_numpy():
+    np.ones(2**50)
+
+
+FULL = [_full_gpu, _full_computer, _full_numpy]
+
+
+@pytest.mark.parametrize("run_out", FULL)
 @pytest.mark.parametrize("room", [3, 0])
-def test_too_little_memory_stops_with_what_fits_and_loses_nothing(room, tmp_path):
+def test_too_little_memory_stops_with_what_fits_and_loses_nothing(room, run_out, tmp_path):
     whole = Problem()
     whole.train()
     problem = Problem()
@@ -289,7 +305,7 @@ def test_too_little_memory_stops_with_what_fits_and_loses_nothing(room, tmp_path
 
     def loss(rows, known=None):
         if len(problem.seen) >= 8 and len(rows) > room:  # the third step of epoch 2
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            run_out()
         return sound(rows)
 
     problem.loss = loss
@@ -302,7 +318,8 @@ def test_too_little_memory_stops_with_what_fits_and_loses_nothing(room, tmp_path
     assert (again.weights == whole.weights).all()
 
 
-def test_what_a_step_held_is_free_when_it_is_tried_with_fewer_samples():
+@pytest.mark.parametrize("run_out", FULL)
+def test_what_a_step_held_is_free_when_it_is_tried_with_fewer_samples(run_out):
     """Else the memory of the step that failed would count against the smaller ones."""
     problem, held = Problem(), []
     sound = problem.loss
@@ -312,7 +329,7 @@ def test_what_a_step_held_is_free_when_it_is_tried_with_fewer_samples():
         large = torch.ones(1000)
         held.append(weakref.ref(large))
         if len(rows) > 3:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            run_out()
         return sound(rows) + 0 * large.sum()
 
     problem.loss = loss
