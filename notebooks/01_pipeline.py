@@ -87,7 +87,6 @@ mean the same under every prefix.
 import numpy as np
 import pandas as pd
 
-from semid_lib import plotting
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.diagnostics import prefix_entropy
@@ -101,12 +100,13 @@ from semid_lib.recommenders import (
     SASRec,
     T5Recommender,
 )
-from semid_lib.results import (
-    load_records,
+from semid_lib.reports import (
+    plotting,
     printed_cells,
     side_by_side,
     table,
 )
+from semid_lib.runs import load_records
 
 # %% [markdown]
 r"""
@@ -520,7 +520,7 @@ our own full-size run where there is one. "Not run" means just that.
 printed = printed_cells("acerec", 1).query("dataset == 'beauty'")
 printed = printed[printed["system"].notna()]
 if run.profile == "paper":
-    from semid_lib.queue import run_queue
+    from semid_lib.runs import run_queue
 
     for name in ("resid", "sasrec", "sasrec-star"):
         run_queue(only=f"{name}--default--beauty--paper--s0")

@@ -91,11 +91,12 @@ from semid_lib.data import (
 )
 from semid_lib.errors import DownloadError, UnorderedError
 from semid_lib.evaluation import evaluate, paired_difference
-from semid_lib.plotting import figure, method_style
 from semid_lib.recommenders import ItemKNN, MarkovChain, Popularity
-from semid_lib.results import (
+from semid_lib.reports import (
     PAPERS,
+    figure,
     format_number,
+    method_style,
     paper_table,
     printed_cells,
     table,

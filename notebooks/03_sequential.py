@@ -113,8 +113,7 @@ from semid_lib.evaluation import (
     paired_difference,
     ranks_from_scores,
 )
-from semid_lib.layers import chunked_cross_entropy, pairwise_loss
-from semid_lib.plotting import GREY, VERMILLION, figure, method_style
+from semid_lib.networks import chunked_cross_entropy, pairwise_loss
 from semid_lib.recommenders import (
     HGN,
     BERT4Rec,
@@ -125,18 +124,22 @@ from semid_lib.recommenders import (
     S3Rec,
     SASRec,
 )
-from semid_lib.results import (
-    load_records,
+from semid_lib.reports import (
+    GREY,
+    VERMILLION,
+    figure,
+    method_style,
     paper_table,
     printed_cells,
     side_by_side,
     table,
 )
+from semid_lib.runs import load_records
 from semid_lib.systems import FLOORS, title
 
 # %% tags=["hide-input"]
 if run.profile == "paper":
-    from semid_lib.queue import run_queue
+    from semid_lib.runs import run_queue
 
     for name in (
         *("sasrec--default", "sasrec--bce", "sasrec--sampled"),

@@ -97,7 +97,6 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import mutual_info_score
 
-from semid_lib import plotting
 from semid_lib.codes import SemanticIds
 from semid_lib.data import (
     leave_one_out,
@@ -124,7 +123,8 @@ from semid_lib.recommenders import (
     SASRec,
     T5Recommender,
 )
-from semid_lib.results import SMALLER, code_records, load_records, table
+from semid_lib.reports import plotting, table
+from semid_lib.runs import SMALLER, code_records, load_records
 
 # %% [markdown]
 r"""
@@ -1243,7 +1243,7 @@ its cut is printed; such numbers compare with each other only.)
 
 # %% tags=["hide-input"]
 if run.profile == "paper":
-    from semid_lib.queue import run_queue
+    from semid_lib.runs import run_queue
 
     for name in ("resid", "e1", "e2", "e3"):
         run_queue(only=f"{name}--default--beauty--paper--s0")

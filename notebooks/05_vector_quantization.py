@@ -104,7 +104,10 @@ from semid_lib.data import (
 from semid_lib.encoders import TextEncoder
 from semid_lib.errors import CollapseWarning
 from semid_lib.evaluation import Ranks, ranks_from_scores
-from semid_lib.plotting import (
+from semid_lib.quantizers import OPQ, PQ, RQVAE, KMeans, ResidualKMeans
+from semid_lib.quantizers.rqvae import rotated
+from semid_lib.recommenders import ItemKNN
+from semid_lib.reports import (
     BLACK,
     BLUE,
     GREEN,
@@ -116,11 +119,10 @@ from semid_lib.plotting import (
     figure,
     flow_diagram,
     method_style,
+    paper_table,
+    table,
 )
-from semid_lib.quantizers import OPQ, PQ, RQVAE, KMeans, ResidualKMeans
-from semid_lib.quantizers.rqvae import rotated
-from semid_lib.recommenders import ItemKNN
-from semid_lib.results import code_records, paper_table, table
+from semid_lib.runs import code_records
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Three ways to spend L digits on a vector. See that only the residual ways have an order of digits, and that only RQ-VAE moves the vectors while it codes them.", "name": "fig-vq-family"}, "image": {"alt": "Three rows of four boxes joined by arrows: residual k-means, product quantization with a rotation, and RQ-VAE with encoder, residual words and decoder."}}
 fig = flow_diagram(

@@ -108,22 +108,22 @@ from semid_lib.diagnostics import (
     semantic_cohesion,
 )
 from semid_lib.encoders import TextEncoder
-from semid_lib.plotting import (
+from semid_lib.quantizers import R3VAE, RQVAE, ResidualKMeans
+from semid_lib.reports import (
     BLUE,
     GREEN,
     GREY,
     PURPLE,
     VERMILLION,
     figure,
+    paper_table,
+    table,
 )
-from semid_lib.quantizers import R3VAE, RQVAE, ResidualKMeans
-from semid_lib.results import (
+from semid_lib.runs import (
     CODES,
     code_records,
     load_records,
-    paper_table,
     records_folder,
-    table,
 )
 from semid_lib.systems import FLOORS, title
 

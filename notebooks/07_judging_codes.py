@@ -90,7 +90,6 @@ from semid_lib.diagnostics import (
 )
 from semid_lib.encoders import TextEncoder
 from semid_lib.evaluation import evaluate
-from semid_lib.plotting import BLUE, GREY, VERMILLION, figure
 from semid_lib.quantizers import (
     GAOQ,
     MQ,
@@ -103,14 +102,17 @@ from semid_lib.quantizers import (
 )
 from semid_lib.recommenders import MarkovChain, Popularity
 from semid_lib.recommenders.base import Recommender
-from semid_lib.results import (
+from semid_lib.reports import (
+    BLUE,
+    GREY,
     NOT_RUN,
-    code_records,
-    load_records,
+    VERMILLION,
+    figure,
     paper_table,
     printed_cells,
     table,
 )
+from semid_lib.runs import code_records, load_records
 from semid_lib.systems import TOKENIZERS, title
 
 # %% [markdown]

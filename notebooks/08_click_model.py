@@ -94,25 +94,19 @@ from scipy.stats import rankdata, spearmanr
 from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import roc_auc_score
 
-from semid_lib import diagnostics, plotting
+from semid_lib import diagnostics
+from semid_lib.clicks import DIN, clicks, coldest, uauc, user_auc
 from semid_lib.codes import SemanticIds
 from semid_lib.data import (
     Interactions,
-    clicks,
-    coldest,
     load_dataset,
     synthetic_catalogue,
 )
 from semid_lib.encoders import TextEncoder
-from semid_lib.evaluation import bootstrap_interval, uauc, user_auc
+from semid_lib.evaluation import bootstrap_interval
 from semid_lib.quantizers import R3VAE, RQVAE, KMeans, ResidualKMeans
-from semid_lib.recommenders import DIN
-from semid_lib.results import (
-    click_records,
-    load_records,
-    paper_table,
-    table,
-)
+from semid_lib.reports import paper_table, plotting, table
+from semid_lib.runs import click_records, load_records
 
 films = load_dataset("ml-100k")
 shown = clicks(films, max_history=30)

@@ -83,7 +83,6 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from semid_lib import plotting
 from semid_lib.codes import SemanticIds
 from semid_lib.data import (
     Interactions,
@@ -103,12 +102,8 @@ from semid_lib.diagnostics import (
 from semid_lib.encoders import FAMAE
 from semid_lib.quantizers import GAOQ
 from semid_lib.recommenders import BERT4Rec, T5Recommender
-from semid_lib.results import (
-    code_records,
-    load_records,
-    paper_table,
-    table,
-)
+from semid_lib.reports import paper_table, plotting, table
+from semid_lib.runs import code_records, load_records
 
 # %%
 shop, truth = synthetic_catalogue(random_state=0)
@@ -801,7 +796,7 @@ The full-size version is in the book's queue: six points of FAMAE's training on 
 
 # %% tags=["hide-input"]
 if run.profile == "paper":
-    from semid_lib.queue import run_queue
+    from semid_lib.runs import run_queue
 
     run_queue(only="resid--checkpoint-*--beauty--paper--s0")
 names = [f"checkpoint-{k}" for k in range(1, 7)]

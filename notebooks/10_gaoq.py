@@ -101,14 +101,6 @@ from semid_lib.data import (
 from semid_lib.diagnostics import code_overlap, code_terms
 from semid_lib.encoders import FAMAE
 from semid_lib.errors import CapacityError
-from semid_lib.plotting import (
-    BLUE,
-    GREEN,
-    GREY,
-    VERMILLION,
-    figure,
-    method_style,
-)
 from semid_lib.quantizers import (
     GAOQ,
     BalancedKMeans,
@@ -116,12 +108,17 @@ from semid_lib.quantizers import (
     KMeans,
 )
 from semid_lib.quantizers import gaoq as anchors
-from semid_lib.results import (
-    code_records,
-    load_records,
+from semid_lib.reports import (
+    BLUE,
+    GREEN,
+    GREY,
+    VERMILLION,
+    figure,
+    method_style,
     paper_table,
     table,
 )
+from semid_lib.runs import code_records, load_records
 from semid_lib.systems import BRANCHING, SYSTEMS
 
 # %% [markdown]

@@ -96,7 +96,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.flop_counter import FlopCounterMode
 
-from semid_lib import plotting
 from semid_lib.codes import SemanticIds, Trie
 from semid_lib.data import (
     leave_one_out,
@@ -111,6 +110,7 @@ from semid_lib.evaluation import (
     ranks_from_lists,
     ranks_from_scores,
 )
+from semid_lib.networks import T5, distance_buckets
 from semid_lib.quantizers import GAOQ
 from semid_lib.recommenders import (
     ItemKNN,
@@ -119,9 +119,9 @@ from semid_lib.recommenders import (
     SASRec,
     T5Recommender,
 )
-from semid_lib.recommenders.beam import beam_search
-from semid_lib.recommenders.t5_network import T5, distance_buckets
-from semid_lib.results import load_records, paper_table, table
+from semid_lib.recommenders.decoding.beam import beam_search
+from semid_lib.reports import paper_table, plotting, table
+from semid_lib.runs import load_records
 from semid_lib.systems import FLOORS, SYSTEMS, title
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Generating one list. The encoder runs once for a user; its keys and values are kept. Each step feeds the newest code of every beam to the decoder and keeps the best beginnings that lead to an item. The one thing to see: the first step has one row to compute, the later ones have as many as there are beams.", "name": "fig-generate-steps"}, "image": {"alt": "Five boxes joined by arrows: history tokens, encoder, then three decoding steps that write the first, second and third code, the last giving the list."}}

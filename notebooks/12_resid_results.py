@@ -98,27 +98,23 @@ import pandas as pd
 
 import semid_lib
 from semid_lib.data import drop_incomplete_items, read_amazon
-from semid_lib.plotting import (
+from semid_lib.networks import T5
+from semid_lib.reports import (
     GREY,
     VERMILLION,
     figure,
     method_style,
-)
-from semid_lib.recommenders.t5_network import T5
-from semid_lib.results import (
-    code_records,
-    is_smaller,
-    load_records,
     paper_table,
     printed_cells,
     side_by_side,
     table,
 )
+from semid_lib.runs import code_records, is_smaller, load_records
 from semid_lib.systems import FLOORS, SYSTEMS, title
 
 # %% tags=["hide-input"]
 if run.profile == "paper":
-    from semid_lib.queue import run_queue
+    from semid_lib.runs import run_queue
 
     wanted = "tiger resid sasrec sasrec-star e1 e2 e3 q1 q2"
     for name in wanted.split():
@@ -956,7 +952,7 @@ thought to take on one data-centre GPU:
 """
 
 # %% tags=["hide-input"]
-from semid_lib.queue import select
+from semid_lib.runs import select
 
 rows = []
 for entry in select(None, False):
@@ -1589,8 +1585,8 @@ or do the same in Python:
 
 ```python
 from semid_lib.data import drop_incomplete_items, read_amazon
-from semid_lib.pipeline import run
-from semid_lib.results import write_record
+from semid_lib.runs.pipeline import run
+from semid_lib.runs.records import write_record
 
 reviews = "Musical_Instruments.jsonl.gz"
 data = drop_incomplete_items(

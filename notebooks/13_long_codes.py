@@ -97,8 +97,12 @@ import pandas as pd
 import torch
 
 from semid_lib import diagnostics as dg
-from semid_lib import plotting
 from semid_lib.codes import SemanticIds
+from semid_lib.compute.scoring import (
+    holistic_scores,
+    table_rows,
+    top_items,
+)
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.encoders import ALS, TextEncoder
 from semid_lib.evaluation import (
@@ -114,18 +118,14 @@ from semid_lib.recommenders import (
     MarkovChain,
     Popularity,
 )
-from semid_lib.recommenders.holistic import (
-    holistic_scores,
-    table_rows,
-    top_items,
-)
-from semid_lib.results import (
-    load_records,
+from semid_lib.reports import (
     paper_table,
+    plotting,
     printed_cells,
     side_by_side,
     table,
 )
+from semid_lib.runs import load_records
 from semid_lib.systems import SYSTEMS
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Two ways to predict a code. Above, a chain: each step waits for the one before and keeps many unfinished tuples. Below, no order: one vector an item in, all digits out, then the catalogue is scored from a table. See that the search over prefixes has become a look-up of items.", "name": "fig-long-two"}, "image": {"alt": "Two rows of boxes joined by arrows. Above: history tokens, digit 1, digit 2 and so on, item. Below: one vector an item, one state, m heads at once, table, item."}}
@@ -1565,7 +1565,7 @@ one) stands below the table.
 printed = pd.concat([printed_cells("acerec", n) for n in (1, 2)])
 printed = printed[printed["system"] == "rpg"]
 if run.profile == "paper":
-    from semid_lib.queue import run_queue
+    from semid_lib.runs import run_queue
 
     run_queue(only="rpg--default--instruments--paper--s0")
 recorded = load_records(

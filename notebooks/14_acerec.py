@@ -97,7 +97,6 @@ from matplotlib.patches import Rectangle
 from scipy.stats import norm
 from torch.utils.flop_counter import FlopCounterMode
 
-from semid_lib import plotting
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.encoders import ALS
@@ -106,7 +105,6 @@ from semid_lib.evaluation import (
     evaluate,
     paired_difference,
 )
-from semid_lib.plotting import BLUE, GREEN, GREY, SKY, VERMILLION
 from semid_lib.quantizers import OPQ
 from semid_lib.recommenders import (
     RPG,
@@ -121,7 +119,17 @@ from semid_lib.recommenders.acerec import (
     TokenMerger,
     alignment_loss,
 )
-from semid_lib.results import load_records, paper_table, table
+from semid_lib.reports import (
+    BLUE,
+    GREEN,
+    GREY,
+    SKY,
+    VERMILLION,
+    paper_table,
+    plotting,
+    table,
+)
+from semid_lib.runs import load_records
 from semid_lib.systems import SYSTEMS
 
 

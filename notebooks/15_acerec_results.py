@@ -104,7 +104,9 @@ from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.data.preprocess import bucket_shares
 from semid_lib.encoders import TextEncoder
 from semid_lib.evaluation import evaluate
-from semid_lib.plotting import (
+from semid_lib.quantizers import OPQ
+from semid_lib.recommenders import ACERec
+from semid_lib.reports import (
     BLUE,
     GREY,
     ORANGE,
@@ -112,20 +114,16 @@ from semid_lib.plotting import (
     VERMILLION,
     figure,
     method_style,
-)
-from semid_lib.quantizers import OPQ
-from semid_lib.recommenders import ACERec
-from semid_lib.results import (
-    load_records,
     paper_table,
     printed_cells,
     table,
 )
+from semid_lib.runs import load_records
 from semid_lib.systems import FLOORS, title
 
 # %% tags=["hide-input"]
 if run.profile == "paper":
-    from semid_lib.queue import run_queue
+    from semid_lib.runs import run_queue
 
     for row in ("atm*", "default"):
         run_queue(only=f"acerec--{row}--instruments--paper--s0")

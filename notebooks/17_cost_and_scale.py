@@ -99,30 +99,27 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from semid_lib import plotting
 from semid_lib.codes import SemanticIds
+from semid_lib.compute.scoring import table_rows
 from semid_lib.data import (
     leave_one_out,
     load_dataset,
     synthetic_catalogue,
 )
-from semid_lib.dry_run import estimate
 from semid_lib.encoders import FAMAE
-from semid_lib.layers import chunked_cross_entropy
+from semid_lib.networks import T5, chunked_cross_entropy
 from semid_lib.quantizers import GAOQ, BalancedKMeans
 from semid_lib.recommenders import ACERec, SASRec
-from semid_lib.recommenders.beam import beam_search
-from semid_lib.recommenders.holistic import table_rows
-from semid_lib.recommenders.t5_network import T5
-from semid_lib.results import (
+from semid_lib.recommenders.decoding.beam import beam_search
+from semid_lib.reports import paper_table, plotting, table
+from semid_lib.runs import (
+    estimate,
     is_smaller,
     load_records,
-    paper_table,
     records_folder,
-    table,
 )
 from semid_lib.systems import plan
-from semid_lib.training import _batches
+from semid_lib.training.batches import _batches
 
 # %% [markdown]
 r"""
@@ -1522,7 +1519,7 @@ against this one with batches of 32.
 # %%
 script = """
 from semid_lib.data import leave_one_out, synthetic_catalogue
-from semid_lib.distributed import join, place
+from semid_lib.compute.distributed import join, place
 from semid_lib.recommenders import SASRec
 
 def losses(batch_size):

@@ -62,8 +62,14 @@ import pandas as pd
 from IPython.display import HTML
 
 from semid_lib.diagnostics import gini, semantic_cohesion
-from semid_lib.plotting import GREY, VERMILLION, figure
-from semid_lib.results import PAPERS, paper_table, table
+from semid_lib.reports import (
+    GREY,
+    PAPERS,
+    VERMILLION,
+    figure,
+    paper_table,
+    table,
+)
 
 slips = []
 

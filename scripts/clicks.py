@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from semid_lib import diagnostics, quantizers
+from semid_lib.clicks import DIN, clicks, coldest, uauc, user_auc
 from semid_lib.codes import SemanticIds
-from semid_lib.data import clicks, coldest, load_dataset
+from semid_lib.data import load_dataset
+from semid_lib.diagnostics.judge import plain
 from semid_lib.encoders import ALS, TextEncoder
-from semid_lib.evaluation import bootstrap_interval, uauc, user_auc
-from semid_lib.judge import plain
-from semid_lib.pipeline import commit, versions
-from semid_lib.recommenders import DIN
+from semid_lib.evaluation import bootstrap_interval
+from semid_lib.runs import commit, versions
 from semid_lib.storage import write_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "results" / "clicks"

@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name):
     if name == "setup":
-        from semid_lib.runtime import setup
+        from semid_lib.reports import setup
 
         return setup
     raise AttributeError(f"module 'semid_lib' has no attribute {name!r}")

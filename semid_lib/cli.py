@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from semid_lib import __version__
-from semid_lib.distributed import place
+from semid_lib.compute.distributed import place
 from semid_lib.errors import InputError, RecordError, SemidError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -66,7 +66,7 @@ def data_list():
     import pandas as pd
 
     from semid_lib.data import list_datasets
-    from semid_lib.results import table
+    from semid_lib.reports import table
 
     columns = ("name", "users", "items", "interactions", "fields", "order")
     rows = [{c: getattr(info, c) for c in columns} for info in list_datasets()]
@@ -86,7 +86,7 @@ def data_fetch(names: Annotated[list[str], typer.Argument(help="datasets to fetc
 def data_describe(dataset: Annotated[str, typer.Argument(help="name or folder")]):
     """Count users, items, fields, and what the leave-one-out split makes of them."""
     from semid_lib.data import describe, load_dataset
-    from semid_lib.results import format_number
+    from semid_lib.reports import format_number
 
     for key, value in describe(load_dataset(dataset)).items():
         if key == "fields":
@@ -108,7 +108,7 @@ def data_import(
 ):
     """Filter Amazon's raw files of any size into a folder in the form of your own data."""
     from semid_lib.data import drop_incomplete_items, read_amazon
-    from semid_lib.data.tables import vacant, write_folder
+    from semid_lib.data.folders import vacant, write_folder
 
     vacant(folder)  # said before minutes of work, not after
     data = read_amazon(reviews, metadata, k=k, name=folder.name)
@@ -132,10 +132,9 @@ def run_command(
     force: Annotated[bool, typer.Option(help="replace another record of this name")] = False,
 ):
     """Run a system on a dataset; stopped at any moment, the same command goes on."""
-    from semid_lib import pipeline, results
+    from semid_lib.compute.signals import pausing
     from semid_lib.data.sources import called
-    from semid_lib.queue import parse_duration
-    from semid_lib.runtime import pausing
+    from semid_lib.runs import parse_duration, pipeline, records
 
     seconds = math.inf if budget is None else parse_duration(budget)
     settings = {
@@ -143,15 +142,15 @@ def run_command(
         "precision": precision, "overrides": parse_settings(set_ or []),
     }  # fmt: skip
     if dry_run:
-        from semid_lib.dry_run import estimate
+        from semid_lib.runs import estimate
 
         print(estimate(system, dataset, **settings))
         return
     keep = profile == "paper" if record is None else record
     if keep:  # said before hours of work, not after
-        records = results.records_folder(to_write=True)
-        results.check_writable(records)
-        name = results.run_name(system, variant, called(dataset), profile, seed)
+        records = records.records_folder(to_write=True)
+        records.check_writable(records)
+        name = records.run_name(system, variant, called(dataset), profile, seed)
         if not force and (records / f"{name}.json").exists():
             raise RecordError(
                 f"{name} is recorded already: --force replaces it, --no-record leaves it"
@@ -162,14 +161,15 @@ def run_command(
         return
     print(readable(summary(done)))
     if keep:
-        print(f"record: {results.write_record(done, force=force)}")
+        print(f"record: {records.write_record(done, force=force)}")
 
 
 def summary(record) -> str:
     """Show a record's test metrics, both rules, with intervals, and what it cost."""
     import pandas as pd
 
-    from semid_lib.results import METRICS, format_number, table
+    from semid_lib.reports import format_number, table
+    from semid_lib.runs import METRICS
 
     parts = ("validation", "test", "test_unseen")
     frame = pd.DataFrame({p: record["metrics"][p] for p in parts}, index=METRICS)
@@ -211,8 +211,8 @@ def queue_list(only: Only = None, codes: Codes = False):
     """Show every entry, most informative first, with its state and time."""
     import pandas as pd
 
-    from semid_lib import queue
-    from semid_lib.results import table
+    from semid_lib.reports import table
+    from semid_lib.runs import queue
 
     rows = []
     for entry in queue.select(only, codes):
@@ -234,7 +234,7 @@ def queue_run(
     codes: Codes = False,
 ):
     """Run the entries without a record; stops inside the budget and goes on next time."""
-    from semid_lib import queue
+    from semid_lib.runs import queue
 
     seconds = None if budget is None else queue.parse_duration(budget)
     with told_how_to_go_on():
@@ -249,28 +249,29 @@ def table_command(
     part: Annotated[str, typer.Option(help="test, validation or test_unseen")] = "test",
 ):
     """Print a table of a paper beside the recorded numbers."""
-    from semid_lib import results
+    from semid_lib.reports import beside, printed, tables
+    from semid_lib.runs import records
     from semid_lib.systems import FLOORS, SWEEPS
 
     match = re.fullmatch(r"([a-z0-9]+)\.(\d+)", which)
     if not match:
         raise InputError(f"{which!r} is not of the form PAPER.TABLE, such as resid.4")
     paper, number = match[1], int(match[2])
-    printed = results.printed_cells(paper, number)
-    name = f"{results.PAPERS.get(paper, paper)}, Table {number}"
+    printed = printed.printed_cells(paper, number)
+    name = f"{printed.PAPERS.get(paper, paper)}, Table {number}"
     if printed.empty:
-        frame = results.paper_table(paper, number, as_printed=True).fillna("")
-        print(results.table(frame, f"{name} as printed; we have no records of this kind"))
+        frame = printed.paper_table(paper, number, as_printed=True).fillna("")
+        print(tables.table(frame, f"{name} as printed; we have no records of this kind"))
         return
     metrics = metric or [m for m in ("recall@10", "ndcg@10") if m in set(printed["metric"])]
     data, systems = set(printed["dataset"].dropna()), set(printed["system"].dropna())
     systems |= set(FLOORS) if data else set()  # they stand in every table of known data
     recorded = [
         r
-        for r in results.load_records(profile="paper", system=list(systems))
+        for r in records.load_records(profile="paper", system=list(systems))
         if (r["dataset"] in data or not data) and not r["variant"].startswith(SWEEPS)
     ]
-    shown = results.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name)
+    shown = beside.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name)
     print(readable(shown))
 
 

@@ -156,3 +156,13 @@ def of_python(value):
         return type(value)(map(of_python, value))
     plain = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
     return value.item() if plain else value
+
+
+def check_seed(random_state) -> int:
+    """Return the seed as an int, or raise InputError: seeds are integers >= 0 here."""
+    if SEED.holds(random_state):
+        return int(random_state)
+    raise InputError(
+        f"random_state is {random_state!r}, but {SEED.words}, so that the same seed gives the "
+        "same codes"
+    )

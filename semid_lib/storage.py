@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semid_lib.distributed import place
+from semid_lib.compute.distributed import place
 from semid_lib.errors import CheckpointError, RecordError, SemidError, StorageError
 from semid_lib.settings import of_python
 
@@ -30,7 +30,7 @@ def write_atomic(path: str | Path, payload: bytes) -> Path:
 
     A temporary file in the same folder is flushed to disk and renamed over `path`, so a
     process killed at any moment leaves the old content. Cost: one extra copy on disk. Of several
-    processes of one run (`semid_lib.distributed`) the first one writes.
+    processes of one run (`semid_lib.compute.distributed`) the first one writes.
 
     Raises:
         StorageError: the disk is full, the folder read-only, or something else in the way.

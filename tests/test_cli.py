@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 import semid_lib
-from semid_lib import cli, pipeline, results
+from semid_lib import cli
 from semid_lib.data import synthetic_catalogue
 from semid_lib.errors import InputError
+from semid_lib.runs import pipeline, records
 
 from .test_results import make_record
 
@@ -97,13 +98,13 @@ def test_record_is_kept_on_request_and_not_replaced_silently(semid, folder, tmp_
     name = "markov--default--party--quick--s0"
     assert semid("run", "markov", folder, "--record")[0] == 0
     path = tmp_path / "results" / f"{name}.json"
-    record = results.load_record(path)
+    record = records.load_record(path)
     code, _, err = semid("run", "markov", folder, "--record")
     assert code == 2 and "recorded already" in err
     assert semid("run", "markov", folder)[0] == 0
     path.write_text(json.dumps({**record, "commit": "old"}))
     assert semid("run", "markov", folder, "--record", "--force")[0] == 0
-    assert results.load_record(path)["commit"] == record["commit"]
+    assert records.load_record(path)["commit"] == record["commit"]
 
 
 def test_paper_profile_keeps_its_record(semid, folder, tmp_path):
@@ -233,12 +234,12 @@ def test_records_of_an_installed_library_go_into_a_folder_of_the_user(
     """Without a checkout around it, and with its package's folder read-only."""
     monkeypatch.delenv("SEMID_RESULTS")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(results, "_CHECKOUT", tmp_path / "site-packages")
-    assert results.records_folder() == results._HERE / "_records"  # the shipped ones
+    monkeypatch.setattr(records, "_CHECKOUT", tmp_path / "site-packages")
+    assert records.records_folder() == records._HERE / "_records"  # the shipped ones
     code, out, _ = semid("run", "popularity", folder, "--record")
     assert code == 0 and "record: .semid/results/" in out
-    assert results.records_folder() == Path(".semid") / "results"
-    assert len(results.load_records()) == 1
+    assert records.records_folder() == Path(".semid") / "results"
+    assert len(records.load_records()) == 1
     code, _, err = semid("run", "popularity", folder, "--record")
     assert code == 2 and "recorded already" in err
 
@@ -271,7 +272,7 @@ def test_settings_are_json_or_text():
 
 
 def test_queue_list_shows_states(semid, tmp_path):
-    results.write_record(make_record("sasrec", "toys", seed=1), tmp_path / "results")
+    records.write_record(make_record("sasrec", "toys", seed=1), tmp_path / "results")
     code, out, _ = semid("queue", "list", "--only", "sasrec--default--toys")
     assert code == 0 and "1 of 3 runs are recorded" in out
     states = {line.split()[0][-2:]: line.split()[1] for line in out.splitlines()[2:5]}
@@ -291,16 +292,16 @@ def test_queue_list_of_codes(semid, tmp_path):
 def test_table_leaves_out_the_runs_of_a_curve(semid, tmp_path):
     for variant in ("default", "size-1"):
         record = {**make_record("sasrec", "beauty"), "variant": variant}
-        results.write_record(record, tmp_path / "results")
+        records.write_record(record, tmp_path / "results")
     out = semid("table", "acerec.1")[1]
     assert "size-1" not in out and "0.0500" in out
 
 
 def test_table_puts_records_beside_the_printed_numbers(semid, tmp_path):
     for seed, value in enumerate((0.05, 0.07)):
-        results.write_record(make_record("sasrec", "beauty", seed, value), tmp_path / "results")
-    results.write_record(make_record("markov", "beauty", value=0.04), tmp_path / "results")
-    results.write_record(make_record("markov", "lastfm", value=0.04), tmp_path / "results")
+        records.write_record(make_record("sasrec", "beauty", seed, value), tmp_path / "results")
+    records.write_record(make_record("markov", "beauty", value=0.04), tmp_path / "results")
+    records.write_record(make_record("markov", "lastfm", value=0.04), tmp_path / "results")
     code, out, _ = semid("table", "acerec.1", "--metric", "recall@10")
     assert code == 0
     (row,) = [line for line in out.splitlines() if line.split()[:2] == ["SASRec", "beauty"]]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from semid_lib import results
 from semid_lib.data import synthetic_catalogue
+from semid_lib.runs import records
 
 ALL = [
     "recommender.dropout=0", "recommender.epochs=3", "recommender.dim=8", "recommender.ffn_dim=16",
@@ -49,7 +49,7 @@ def start(command, system, folder, home, batch_size, *more):
         capture_output=True, text=True, timeout=3600,
     )  # fmt: skip
     written = list((home / "results").glob("*.json"))
-    return done, results.load_record(written[0]) if written else None
+    return done, records.load_record(written[0]) if written else None
 
 
 TOGETHER = (

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, roc_auc_score
 
+from semid_lib.clicks import uauc, user_auc
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import DataError, InputError, NotFittedError
 from semid_lib.evaluation import (
@@ -24,8 +25,6 @@ from semid_lib.evaluation import (
     ranks_from_lists,
     ranks_from_scores,
     recall_at_k,
-    uauc,
-    user_auc,
 )
 from semid_lib.recommenders.base import Recommender
 

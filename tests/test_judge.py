@@ -6,7 +6,7 @@ import pytest
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, synthetic_catalogue
 from semid_lib.diagnostics import preference_discrimination
-from semid_lib.judge import judge_codes, judge_quantizer, judge_vectors, plain
+from semid_lib.diagnostics.judge import judge_codes, judge_quantizer, judge_vectors, plain
 from semid_lib.quantizers import HierarchicalKMeans, KMeans, ResidualKMeans
 
 

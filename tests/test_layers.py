@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semid_lib import layers
 from semid_lib.data import Interactions
 from semid_lib.errors import InputError
-from semid_lib.layers import (
+from semid_lib.networks import (
     FieldTable,
     SequenceNetwork,
     Transformer,
     chunked_cross_entropy,
     item_fields,
     left_padded,
+    losses,
     pairwise_loss,
     sampled_cross_entropy,
     target_ranks,
@@ -139,7 +139,7 @@ def test_width_must_divide_by_heads():
 
 @pytest.mark.parametrize("chunk", [1, 40, 90, 10_000])
 def test_chunked_cross_entropy_equals_plain(chunk, monkeypatch):
-    monkeypatch.setattr(layers, "_CHUNK", chunk)
+    monkeypatch.setattr(losses, "_CHUNK", chunk)
     hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     table = torch.randn(13, 5, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([3, 3, 0, 12, 5, 3, 1])  # one class several times
@@ -244,7 +244,7 @@ def test_pairwise_loss_draws_every_other_item_alike(kind):
 
 @pytest.mark.parametrize("chunk", [1, 2**21])
 def test_target_ranks_equal_brute_force_with_ties(chunk, monkeypatch):
-    monkeypatch.setattr(layers, "_CHUNK", chunk)
+    monkeypatch.setattr(losses, "_CHUNK", chunk)
     hidden = torch.randint(-2, 3, (40, 3)).double()
     table = torch.randint(-2, 3, (25, 3)).double()
     targets = torch.randint(25, (40,))

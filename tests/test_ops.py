@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from semid_lib.ops import Dropout, Linear, linear
+from semid_lib.compute.products import Dropout, Linear, linear
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (3, 4, 5), (2, 3, 4, 5)])

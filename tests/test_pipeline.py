@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 
-from semid_lib import pipeline, results
 from semid_lib.codes import SemanticIds
 from semid_lib.data import Interactions, synthetic_catalogue
 from semid_lib.encoders import FAMAE
@@ -28,6 +27,7 @@ from semid_lib.errors import (
 )
 from semid_lib.quantizers import GAOQ
 from semid_lib.recommenders import RPG, ACERec, BERT4Rec, SASRec, T5Recommender
+from semid_lib.runs import locks, pipeline, provenance, records
 from semid_lib.storage import load_tensors
 from semid_lib.systems import plan
 from semid_lib.training import TrainingPaused
@@ -87,7 +87,7 @@ def same_numbers(a, b):
 
 def test_record_is_complete_and_json(finished):
     record, work = finished
-    results.check_record(record)
+    records.check_record(record)
     assert "recall@30" not in record["metrics"]["test"]  # of 20 beams
     assert json.loads((work / "record.json").read_text()) == json.loads(json.dumps(record))
     assert set(record["curve"]) == {"encoder", "recommender"}
@@ -166,7 +166,7 @@ def test_every_other_system_runs(system, tiny, tmp_path):
     known = {**SASREC["recommender"], "hidden_dim": 8, "pretrain_epochs": 1}
     overrides = {"recommender": {k: v for k, v in known.items() if k in stage.settings}}
     record = pipeline.run(system, tiny, overrides=overrides, folder=tmp_path, device="cpu")
-    results.check_record(record)
+    records.check_record(record)
     assert record["diagnostics"]["mrr_cut"] is None  # every item was ranked
     stage = json.loads((tmp_path / "recommender.json").read_text())
     assert ("pretraining" in stage) == system.startswith("s3rec")
@@ -226,8 +226,8 @@ def test_folder_of_another_run_is_refused(finished, tiny):
 def test_a_finished_run_is_not_computed_again(finished, tiny, monkeypatch):
     record, work = finished
     monkeypatch.setattr(T5Recommender, "fit", None)
-    monkeypatch.setattr("semid_lib.evaluation.evaluate", None)
-    monkeypatch.setattr(pipeline, "commit", lambda: "later")
+    monkeypatch.setattr("semid_lib.evaluation.evaluator.evaluate", None)
+    monkeypatch.setattr(provenance, "commit", lambda: "later")
     again = pipeline.run("resid", tiny, overrides=TINY, folder=work, device="cpu")
     same_numbers(record, again)
     assert again["commit"] == record["commit"] != "later"  # of the code that computed it
@@ -269,7 +269,7 @@ def test_two_processes_do_not_share_a_folder(tiny, tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(f"""
             from pathlib import Path
-            from semid_lib.pipeline import locked
+            from semid_lib.runs.pipeline import locked
             with locked(Path({str(tmp_path / ".lock")!r})) as free:
                 print(free, flush=True)
                 input()
@@ -278,7 +278,7 @@ def test_two_processes_do_not_share_a_folder(tiny, tmp_path):
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == "True\n"
-        with pytest.raises(pipeline.BusyError, match="another process"):
+        with pytest.raises(locks.BusyError, match="another process"):
             pipeline.run("popularity", tiny, folder=tmp_path)
         holder.kill()  # a dead holder frees it
         holder.wait()
@@ -320,7 +320,7 @@ def test_codes_alone_and_then_the_whole_run(finished, tiny, tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(T5Recommender, "fit", None)  # nothing of it is needed
         record = pipeline.run("resid", tiny, until="quantizer", **arguments)
-    results.check_record(record)
+    records.check_record(record)
     assert record["until"] == "quantizer" and "metrics" not in record
     for stage in ("encoder", "quantizer"):
         assert record["diagnostics"][stage] == whole["diagnostics"][stage]
@@ -445,7 +445,7 @@ def test_an_encoder_in_training_makes_others_wait(tiny, trainings):
     place = pipeline.Work("resid", tiny, overrides=TINY).encoder_folder
     code = f"""
         from pathlib import Path
-        from semid_lib.pipeline import locked
+        from semid_lib.runs.pipeline import locked
         with locked(Path({str(place / "encoder.lock")!r})) as free:
             print(free, flush=True)
             input()
@@ -456,7 +456,7 @@ def test_an_encoder_in_training_makes_others_wait(tiny, trainings):
     )  # fmt: skip
     try:
         assert holder.stdout.readline() == "True\n"
-        with pytest.raises(pipeline.BusyError, match="encoder of q2.* is being trained by another"):
+        with pytest.raises(locks.BusyError, match="encoder of q2.* is being trained by another"):
             codes_of("q2", tiny)
         assert trainings == []
     finally:
@@ -543,7 +543,7 @@ LEARNT = {**TOKENIZER, "quantizer": {"num_codes": 8, "steps": 260, "batch_size":
 def test_a_tokenizers_whole_run_gives_colliding_items_a_digit_more(tiny, tmp_path):
     overrides = {**TOKENIZER, "quantizer": {"n_clusters": 4, "num_levels": 2}}
     record = pipeline.run("rkmeans", tiny, overrides=overrides, folder=tmp_path, device="cpu")
-    results.check_record(record)
+    records.check_record(record)
     work = pipeline.Work("rkmeans", tiny, overrides=overrides, folder=tmp_path, device="cpu")
     raw, unique = work.semantic_ids(), work.semantic_ids(unique=True)
     assert raw.num_levels == 2 and unique.num_levels == 3 and unique.is_unique
@@ -562,7 +562,7 @@ def test_long_codes_are_left_as_they_are_and_equal_ones_tie(system, tiny, tmp_pa
         "recommender": {**small, **({"ratio": 2} if system == "acerec" else {})},
     }  # fmt: skip
     record = pipeline.run(system, tiny, overrides=overrides, folder=tmp_path, device="cpu")
-    results.check_record(record)
+    records.check_record(record)
     assert record["diagnostics"]["quantizer"]["collision_rate"] >= 80 / 2**4
     model = {"rpg": RPG, "acerec": ACERec}[system]
     assert model.load(tmp_path / "recommender.safetensors").network_.rows.shape == (80, 4)
@@ -717,9 +717,9 @@ def test_killed_at_every_kind_of_moment_ends_with_the_same_record(folder, tmp_pa
     assert done.returncode == 0, done.stderr
     deaths = dict(line.split() for line in done.stdout.splitlines())
     assert int(deaths["writes"]) >= 5 and int(deaths["moments"]) >= 1
-    whole = results.load_records(tmp_path / "whole" / "results")[0]
+    whole = records.load_records(tmp_path / "whole" / "results")[0]
     for name in ("writes", "moments", "record"):
-        (record,) = results.load_records(tmp_path / name / "results")
+        (record,) = records.load_records(tmp_path / name / "results")
         same_numbers(whole, record)
         leftovers = [p for p in (tmp_path / name / "results").iterdir() if p.suffix != ".json"]
         assert all(p.name.startswith(".") for p in leftovers)  # never taken for a record
@@ -748,7 +748,7 @@ def test_a_small_catalogue_runs(tmp_path):
     data = synthetic_catalogue(24, 40, branching=(2, 2, 1), num_communities=2, random_state=0)[0]
     overrides = {role: TINY[role] for role in ("encoder", "recommender")}
     record = pipeline.run("resid", data, overrides=overrides, folder=tmp_path, device="cpu")
-    results.check_record(record)
+    records.check_record(record)
     assert record["diagnostics"]["quantizer"]["level_sizes"][:2] == [2, 2]
 
 
@@ -792,17 +792,17 @@ def test_unknown_dataset(tmp_path):
 
 
 def test_commit_is_read_from_git_or_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "lib" / "pipeline.py"))
+    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path)
     monkeypatch.setenv("SEMID_COMMIT", "abc")
-    assert pipeline.commit() == "abc"
+    assert provenance.commit() == "abc"
     monkeypatch.delenv("SEMID_COMMIT")
-    assert pipeline.commit() == "unknown"
+    assert provenance.commit() == "unknown"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
     subprocess.run([*git, "init", "-q"], check=True)
     (tmp_path / "f").write_text("1")
     subprocess.run([*git, "add", "f"], check=True)
     subprocess.run([*git, "commit", "-qm", "m"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    assert pipeline.commit() == head.strip()
+    assert provenance.commit() == head.strip()
     (tmp_path / "f").write_text("2")
-    assert pipeline.commit() == head.strip() + "-dirty"
+    assert provenance.commit() == head.strip() + "-dirty"

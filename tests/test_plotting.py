@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import plotting
 from semid_lib.errors import InputError
+from semid_lib.reports import plotting
 
 mpl.use("Agg")
 

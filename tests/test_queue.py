@@ -12,10 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from semid_lib import queue, results
 from semid_lib.data import list_datasets, synthetic_catalogue
 from semid_lib.errors import InputError
-from semid_lib.queue import Entry
+from semid_lib.runs import Entry, queue, records
 from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
 
 # ---------------------------------------------------------------- the list
@@ -266,7 +265,7 @@ def test_run_leaves_a_record_for_each_entry_and_then_has_nothing_to_do(place, mo
     entries = fill(place, monkeypatch, *sequence(0, 1), {"system": "markov"})
     said = []
     assert queue.run_queue(jobs=3, say=said.append, device="cpu")
-    assert {r["seed"] for r in results.load_records(system="sasrec")} == {0, 1}
+    assert {r["seed"] for r in records.load_records(system="sasrec")} == {0, 1}
     assert [queue.state(e) for e in entries] == ["done"] * 3
     assert queue.minutes(entries[0])[1] == "measured"
     assert queue.run_queue(jobs=3, say=said.append) and said[-1].startswith("0 runs")
@@ -277,8 +276,8 @@ def test_only_what_is_asked_for_is_run_and_its_time_is_the_estimate(place, monke
     first, second = fill(place, monkeypatch, {"system": "markov"}, {"system": "markov", "seed": 1})
     assert queue.minutes(second)[1].startswith("guess")
     queue.run_queue(only="--s0", say=lambda _: None)
-    assert [r["seed"] for r in results.load_records()] == [0]
-    seconds = results.load_record(first.record_path)["cost"]["seconds"]
+    assert [r["seed"] for r in records.load_records()] == [0]
+    seconds = records.load_record(first.record_path)["cost"]["seconds"]
     assert queue.minutes(second) == (seconds / 60, "another seed")
 
 
@@ -287,11 +286,11 @@ def test_stops_inside_the_budget_and_goes_on_to_the_same_record(place, monkeypat
     code = subprocess.run([*queue.WORKER, "work", entry.name, "--until", repr(time.monotonic())])
     assert (code.returncode, queue.state(entry)) == (queue.PAUSED, "partial")
     assert queue.run_queue(budget=3600, say=lambda _: None)
-    once = results.load_record(entry.record_path)
+    once = records.load_record(entry.record_path)
     entry.record_path.unlink()
     monkeypatch.setenv("SEMID_RUNS", str(place / "other"))
     queue.run_queue(say=lambda _: None)
-    assert results.load_record(entry.record_path)["metrics"] == once["metrics"]
+    assert records.load_record(entry.record_path)["metrics"] == once["metrics"]
 
 
 def test_a_worker_that_outlives_the_budget_is_stopped(place, monkeypatch):
@@ -302,7 +301,7 @@ def test_a_worker_that_outlives_the_budget_is_stopped(place, monkeypatch):
     assert sum(line.startswith("stopped") for line in said) == 2
     (place / "stuck").unlink()
     assert queue.run_queue(jobs=2, say=said.append)  # the dead workers' locks are free
-    assert len(results.load_records()) == 2
+    assert len(records.load_records()) == 2
 
 
 def wait_for(holds, seconds=120.0):
@@ -361,7 +360,7 @@ def test_a_failure_is_reported_and_the_others_go_on(place, monkeypatch):
     said = []
     assert not queue.run_queue(jobs=2, say=said.append)
     assert any("ZeroDivisionError: planted" in line for line in said)
-    assert [r["system"] for r in results.load_records()] == ["popularity"]
+    assert [r["system"] for r in records.load_records()] == ["popularity"]
 
 
 def test_a_full_disk_loses_no_record_and_leaves_no_part_of_one(place, monkeypatch):
@@ -373,11 +372,11 @@ def test_a_full_disk_loses_no_record_and_leaves_no_part_of_one(place, monkeypatc
     assert list(entry.record_path.parent.iterdir()) == [] and queue.state(entry) == "partial"
     (place / "full").unlink()
     assert queue.run_queue(say=lambda _: None, device="cpu")
-    once = results.load_record(entry.record_path)
+    once = records.load_record(entry.record_path)
     entry.record_path.unlink()
     monkeypatch.setenv("SEMID_RUNS", str(place / "other"))
     assert queue.run_queue(say=lambda _: None, device="cpu")
-    assert results.load_record(entry.record_path)["metrics"] == once["metrics"]
+    assert records.load_record(entry.record_path)["metrics"] == once["metrics"]
 
 
 def test_two_runners_never_take_the_same_entry(place, monkeypatch):
@@ -392,7 +391,7 @@ def test_two_runners_never_take_the_same_entry(place, monkeypatch):
     assert [r.wait() for r in runners] == [0, 0]
     for r in runners:
         r.stdout.close()
-    assert len(results.load_records()) == 2
+    assert len(records.load_records()) == 2
     assert [(place / f"{floor}-s0.ran").read_text() for floor in floors] == ["x"] * 2
 
 
@@ -420,22 +419,22 @@ def test_a_corrupt_record_is_made_again(place, monkeypatch):
     entry.record_path.write_text('{"system": "popul')
     assert queue.state(entry) == "corrupt"
     assert queue.run_queue(say=lambda _: None)
-    assert results.load_record(entry.record_path)["system"] == "popularity"
+    assert records.load_record(entry.record_path)["system"] == "popularity"
 
 
 def test_a_record_of_a_smaller_run_is_replaced_last(place, monkeypatch):
     floors = [{"system": name, "profile": "paper"} for name in ("popularity", "markov")]
     small, other = fill(place, monkeypatch, *floors)
     assert queue.run_queue(say=lambda _: None, only="popularity", device="cpu")
-    record = results.load_record(small.record_path)
+    record = records.load_record(small.record_path)
     record["cut"] = ["settings: recommender epochs 2 (paper 150)"]
-    results.write_record(record, force=True)
+    records.write_record(record, force=True)
     assert queue.state(small) == "cut"
     said = []
     assert queue.run_queue(say=said.append, device="cpu")
     started = [line.split()[1] for line in said if line.startswith("start")]
     assert started == [other.name, small.name]
-    assert results.load_record(small.record_path)["cut"] == [] and queue.state(small) == "done"
+    assert records.load_record(small.record_path)["cut"] == [] and queue.state(small) == "done"
 
 
 def test_codes_alone_and_then_the_whole_run(place, monkeypatch):
@@ -443,9 +442,9 @@ def test_codes_alone_and_then_the_whole_run(place, monkeypatch):
     (codes,) = queue.code_entries()
     assert queue.run_queue(say=lambda _: None, codes=True, device="cpu")
     assert (queue.state(codes), queue.state(entry)) == ("done", "partial")
-    assert results.load_records() == [] and list(results.code_records()["kind"]) == ["codes"]
+    assert records.load_records() == [] and list(records.code_records()["kind"]) == ["codes"]
     assert queue.run_queue(say=lambda _: None, device="cpu")
-    assert list(results.code_records()["kind"]) == ["run"]
+    assert list(records.code_records()["kind"]) == ["run"]
     codes.record_path.unlink()
     assert queue.state(codes) == "done"  # a whole run counts too
     assert (place / "famae.trained").read_text() == "x"
@@ -469,8 +468,8 @@ def test_two_runs_of_one_encoder_train_it_once_and_hold_nobody_up(place, monkeyp
     assert (place / "famae.trained").read_text() == "x"
     later = [line.split()[1] for line in said if line.startswith("later")]
     assert len(later) == 1 and later[0].split("--")[0] in ("resid", "q2")
-    records = {r["system"]: r for r in results.load_records()}
-    costs = [records[s]["cost"]["stages"]["encoder"] for s in ("resid", "q2")]
+    found = {r["system"]: r for r in records.load_records()}
+    costs = [found[s]["cost"]["stages"]["encoder"] for s in ("resid", "q2")]
     assert costs[0] == costs[1]
 
 

@@ -3,19 +3,20 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from semid_lib import results
+from semid_lib.environment import CHECKOUT
 from semid_lib.errors import InputError, RecordError
+from semid_lib.reports import beside, printed, progress, tables, verdicts
+from semid_lib.runs import records
 from semid_lib.systems import SYSTEMS
 
 
 def make_record(system="sasrec", dataset="beauty", seed=0, value=0.05, profile="paper", cut=()):
     """A complete record whose metrics are all `value`."""
-    metrics = dict.fromkeys(results.METRICS, value)
+    metrics = dict.fromkeys(records.METRICS, value)
     parts = ("validation", "validation_unseen", "test", "test_unseen")
     return {
         "system": system, "variant": "default", "dataset": dataset, "dataset_sha256": "0" * 64,
@@ -30,9 +31,9 @@ def make_record(system="sasrec", dataset="beauty", seed=0, value=0.05, profile="
 
 def test_record_round_trip_and_its_file_name(tmp_path):
     record = make_record("sasrec*")
-    path = results.write_record(record, tmp_path)
+    path = records.write_record(record, tmp_path)
     assert path.name == "sasrec-star--default--beauty--paper--s0.json"
-    assert results.load_records(tmp_path) == [record]
+    assert records.load_records(tmp_path) == [record]
 
 
 @pytest.mark.parametrize(
@@ -41,40 +42,40 @@ def test_record_round_trip_and_its_file_name(tmp_path):
      ("a/b\\c", "a-b-c"), ("...", "ab5df625"), ("atm1-intent0", "atm1-intent0")],
 )  # fmt: skip
 def test_slugs_are_safe_in_a_file_name(text, safe):
-    assert results.slug(text) == safe
+    assert records.slug(text) == safe
     assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*", safe)
 
 
 def test_records_are_filtered_by_key(tmp_path):
     for dataset in ("beauty", "toys", "sports"):
-        results.write_record(make_record(dataset=dataset), tmp_path)
-    found = results.load_records(tmp_path, dataset=["beauty", "toys"], system="sasrec")
+        records.write_record(make_record(dataset=dataset), tmp_path)
+    found = records.load_records(tmp_path, dataset=["beauty", "toys"], system="sasrec")
     assert [r["dataset"] for r in found] == ["beauty", "toys"]
-    assert results.load_records(tmp_path, system="resid") == []
+    assert records.load_records(tmp_path, system="resid") == []
 
 
 def test_click_records_are_rows(tmp_path):
-    assert len(results.click_records(tmp_path)) == 0
+    assert len(records.click_records(tmp_path)) == 0
     (tmp_path / "clicks").mkdir()
     for name, value in (("b", 0.7), ("a", 0.6)):
         text = json.dumps({"tokenizer": name, "metrics": {"all": {"uauc": value}}})
         (tmp_path / "clicks" / f"{name}.json").write_text(text)
-    found = results.click_records(tmp_path)
+    found = records.click_records(tmp_path)
     assert found["tokenizer"].tolist() == ["a", "b"]
     assert found["metrics.all.uauc"].tolist() == [0.6, 0.7]
     (tmp_path / "clicks" / "c.json").write_text("{")
     with pytest.raises(RecordError, match=r"c\.json \(1 bytes\) is not JSON"):
-        results.click_records(tmp_path)
+        records.click_records(tmp_path)
 
 
 def test_no_records_is_an_empty_list(tmp_path):
-    assert results.load_records(tmp_path / "absent") == []
+    assert records.load_records(tmp_path / "absent") == []
 
 
 @pytest.mark.parametrize("key", ["seed", "config", "metrics.test.ndcg@20", "cost.seconds"])
 def test_missing_key_is_named_with_the_file(tmp_path, key):
     record = make_record()
-    path = results.write_record(record, tmp_path)
+    path = records.write_record(record, tmp_path)
     *way, last = key.split(".")
     inner = record
     for step in way:
@@ -82,23 +83,23 @@ def test_missing_key_is_named_with_the_file(tmp_path, key):
     del inner[last]
     path.write_text(json.dumps(record))
     with pytest.raises(RecordError, match=f"{re.escape(path.name)} lacks '{re.escape(key)}'"):
-        results.load_records(tmp_path)
+        records.load_records(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_cut_short_record_is_refused_by_name(tmp_path, share):
-    path = results.write_record(make_record(), tmp_path)
+    path = records.write_record(make_record(), tmp_path)
     whole = path.read_bytes().rstrip()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(RecordError, match=path.name):
-        results.load_records(tmp_path)
+        records.load_records(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '"text"', "null"])
 def test_json_that_is_no_record_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(RecordError, match="x.json"):
-        results.load_records(tmp_path)
+        records.load_records(tmp_path)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, "0.1", None, math.nan])
@@ -106,7 +107,7 @@ def test_a_metric_that_is_no_share_is_refused(value):
     record = make_record()
     record["metrics"]["test"]["mrr"] = value
     with pytest.raises(RecordError, match="metrics.test.mrr"):
-        results.check_record(record)
+        records.check_record(record)
 
 
 @pytest.mark.parametrize("key", ["system", "variant", "dataset", "device"])
@@ -116,87 +117,87 @@ def test_a_metric_that_is_no_share_is_refused(value):
 )
 def test_mark_up_and_escapes_in_names_are_refused(key, value):
     with pytest.raises(RecordError, match=f"{key} = "):
-        results.check_record({**make_record(), key: value})
+        records.check_record({**make_record(), key: value})
 
 
 def test_renamed_record_is_refused(tmp_path):
-    path = results.write_record(make_record(), tmp_path)
+    path = records.write_record(make_record(), tmp_path)
     path.rename(tmp_path / "other.json")
     with pytest.raises(RecordError, match="renamed"):
-        results.load_records(tmp_path)
+        records.load_records(tmp_path)
 
 
 def test_missing_record_says_so(tmp_path):
     with pytest.raises(RecordError, match="no record absent"):
-        results.load_record(tmp_path / "absent.json")
+        records.load_record(tmp_path / "absent.json")
 
 
 def test_an_edited_record_is_refused_and_an_old_one_is_read(tmp_path):
     record = make_record()
-    path = results.write_record(record, tmp_path)
+    path = records.write_record(record, tmp_path)
     text = path.read_text()
     path.write_text(text.replace("0.05", "0.99", 1))
     with pytest.raises(RecordError, match=f"{path.name} does not hold what was written"):
-        results.load_record(path)
+        records.load_record(path)
     path.write_text(json.dumps(record))
-    assert results.load_record(path) == record
+    assert records.load_record(path) == record
 
 
 def test_a_record_is_never_replaced_silently(tmp_path):
     record = make_record()
-    path = results.write_record(record, tmp_path)
+    path = records.write_record(record, tmp_path)
     before = path.read_bytes()
-    assert results.write_record(record, tmp_path) == path  # the same content again
+    assert records.write_record(record, tmp_path) == path  # the same content again
     other = {**record, "commit": "1"}
     with pytest.raises(RecordError, match="exists and differs"):
-        results.write_record(other, tmp_path)
+        records.write_record(other, tmp_path)
     assert path.read_bytes() == before
-    results.write_record(other, tmp_path, force=True)
-    assert results.load_record(path)["commit"] == "1"
+    records.write_record(other, tmp_path, force=True)
+    assert records.load_record(path)["commit"] == "1"
 
 
 def test_incomplete_record_is_not_written(tmp_path):
     with pytest.raises(RecordError, match="lacks"):
-        results.write_record({"system": "x"}, tmp_path)
+        records.write_record({"system": "x"}, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["電影", "фильмы", "데이터 1", "???", ""])
 def test_names_in_other_letters_are_two_names(name):
-    safe = results.slug(name)
-    assert re.fullmatch(r"[a-z0-9-]+", safe) and safe != results.slug(name + "電")
-    assert safe == results.slug(name)
+    safe = records.slug(name)
+    assert re.fullmatch(r"[a-z0-9-]+", safe) and safe != records.slug(name + "電")
+    assert safe == records.slug(name)
 
 
 def test_records_of_different_data_with_one_name_never_meet(tmp_path):
     own = {**make_record(seed=7, value=0.9), "dataset_sha256": "1" * 64}
     for both in ([make_record(), own], [own, make_record("hgn")]):
         with pytest.raises(RecordError, match="different data that are both called 'beauty'"):
-            results.summarise(both)
+            tables.summarise(both)
         with pytest.raises(RecordError, match="different data"):
-            results.side_by_side(None, both)
+            beside.side_by_side(None, both)
 
 
 @pytest.mark.parametrize("part, metric", [("tst", "mrr"), ("test", "recal@10"), ("test", "SC")])
 def test_a_part_or_metric_that_is_not_there_is_named(part, metric):
-    for records in ([make_record()], []):
+    for listed in ([make_record()], []):
         with pytest.raises(InputError, match=f"{part}|{metric}"):
-            results.summarise(records, [metric], part)
+            tables.summarise(listed, [metric], part)
         with pytest.raises(InputError, match=f"{part}|{metric}"):
-            results.side_by_side(None, records, metrics=[metric], part=part)
+            beside.side_by_side(None, listed, metrics=[metric], part=part)
 
 
 def test_records_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("SEMID_RESULTS", str(tmp_path))
-    assert results.records_folder() == tmp_path
+    assert records.records_folder() == tmp_path
     monkeypatch.delenv("SEMID_RESULTS")
-    assert results.records_folder().parts[-2:] == ("book", "results")
-    monkeypatch.setattr(results, "_CHECKOUT", tmp_path)
-    assert results.records_folder().name == "_records"
+    assert records.records_folder().parts[-2:] == ("book", "results")
+    monkeypatch.setattr(records, "CHECKOUT", tmp_path)
+    assert records.records_folder().name == "_records"
 
 
 def test_the_committed_records_are_whole():
-    for record in results.load_records():
+    for record in records.load_records():
         assert record["metrics"]["test"]["recall@5"] <= record["metrics"]["test"]["recall@20"]
 
 
@@ -218,29 +219,29 @@ def with_codes(record, alone=False, purity=0.5):
 
 
 def test_codes_alone_lie_apart_and_are_no_records_of_runs(tmp_path):
-    path = results.write_record(with_codes(make_record("q2"), alone=True), tmp_path)
+    path = records.write_record(with_codes(make_record("q2"), alone=True), tmp_path)
     assert path == tmp_path / "codes" / "q2--default--beauty--paper--s0.json"
-    assert results.load_records(tmp_path) == []
-    assert results.load_record(path)["until"] == "quantizer"
+    assert records.load_records(tmp_path) == []
+    assert records.load_record(path)["until"] == "quantizer"
 
 
 def test_code_records_collects_both_kinds_and_a_whole_run_wins(tmp_path):
     both = make_record("resid")
-    results.write_record(with_codes(both, alone=True, purity=0.1), tmp_path)
-    results.write_record(with_codes(both, purity=0.2), tmp_path)
-    results.write_record(with_codes(make_record("q2", "toys"), alone=True), tmp_path)
-    results.write_record(make_record("sasrec"), tmp_path)  # has no codes
-    frame = results.code_records(folder=tmp_path).set_index("system")
+    records.write_record(with_codes(both, alone=True, purity=0.1), tmp_path)
+    records.write_record(with_codes(both, purity=0.2), tmp_path)
+    records.write_record(with_codes(make_record("q2", "toys"), alone=True), tmp_path)
+    records.write_record(make_record("sasrec"), tmp_path)  # has no codes
+    frame = records.code_records(folder=tmp_path).set_index("system")
     assert frame["kind"].to_dict() == {"resid": "run", "q2": "codes"}
     assert frame.loc["resid", "encoder.purity.category"] == 0.2
     assert frame.loc["q2", "quantizer.terms.variance.H(z|c_l)"] == [0.9, 0.8]
     assert frame.loc["q2", ["encoder.seconds", "quantizer.seconds"]].tolist() == [6.0, 3.0]
     for wanted in ({"system": "q2"}, {"dataset": ["toys"]}):
-        assert results.code_records(folder=tmp_path, **wanted)["system"].tolist() == ["q2"]
+        assert records.code_records(folder=tmp_path, **wanted)["system"].tolist() == ["q2"]
 
 
 def test_no_code_records_is_an_empty_frame_with_its_keys(tmp_path):
-    frame = results.code_records(folder=tmp_path)
+    frame = records.code_records(folder=tmp_path)
     assert frame.empty and {"system", "variant", "dataset", "kind"} <= set(frame.columns)
 
 
@@ -253,14 +254,14 @@ def test_incomplete_codes_are_refused(tmp_path, key):
         inner = inner[step]
     del inner[last]
     with pytest.raises(RecordError, match="lacks 'diagnostics|lacks 'cost.stages'"):
-        results.write_record(record, tmp_path)
+        records.write_record(record, tmp_path)
 
 
 def test_a_run_without_metrics_is_not_taken_for_codes(tmp_path):
     record = with_codes(make_record(), alone=True)
     del record["until"]
     with pytest.raises(RecordError, match="lacks 'intervals'"):
-        results.write_record(record, tmp_path)
+        records.write_record(record, tmp_path)
 
 
 # ---------------------------------------------------------------- printed tables
@@ -273,33 +274,33 @@ def test_all_25_tables_are_there_with_their_printed_size():
         "r3vae": [168, 168, 3, 5, 3, 7, 4, 5, 3],
     }
     for paper, sizes in rows.items():
-        assert [len(results.paper_table(paper, n + 1)) for n in range(len(sizes))] == sizes
+        assert [len(printed.paper_table(paper, n + 1)) for n in range(len(sizes))] == sizes
 
 
 def test_printed_cells_that_were_read_off_the_papers():
-    t4 = results.paper_table("resid", 4).set_index(["model", "dataset", "metric"])["value"]
+    t4 = printed.paper_table("resid", 4).set_index(["model", "dataset", "metric"])["value"]
     assert t4["ReSID", "IS", "R@10"] == 0.0512 and t4["SASRec*", "IS", "R@10"] == 0.0538
-    t6 = results.paper_table("r3vae", 6).set_index("method")
+    t6 = printed.paper_table("r3vae", 6).set_index("method")
     assert t6.loc["RQ-VAE", "CR"] == 48.99
-    assert results.paper_table("acerec", 5)["n_interactions"].sum() == 260739 + 176139 + 148185 + (
+    assert printed.paper_table("acerec", 5)["n_interactions"].sum() == 260739 + 176139 + 148185 + (
         10261 + 53258 + 160792
     )
 
 
 def test_as_printed_keeps_trailing_zeros():
-    t3 = results.paper_table("acerec", 3, as_printed=True)
+    t3 = printed.paper_table("acerec", 3, as_printed=True)
     assert "0.0490" in set(t3["value"])
-    assert results.paper_table("acerec", 3)["value"].dtype == float
+    assert printed.paper_table("acerec", 3)["value"].dtype == float
 
 
 @pytest.mark.parametrize("paper, number", [("resid", 11), ("tiger", 1), ("acerec", 0)])
 def test_unknown_table_lists_the_known_ones(paper, number):
     with pytest.raises(InputError, match="resid.10"):
-        results.paper_table(paper, number)
+        printed.paper_table(paper, number)
 
 
 def test_long_form_names_our_systems_and_data():
-    cells = results.printed_cells("acerec", 1)
+    cells = printed.printed_cells("acerec", 1)
     ours = cells[(cells["system"] == "sasrec") & (cells["dataset"] == "beauty")]
     assert dict(zip(ours["metric"], ours["paper"])) == {
         "recall@5": 0.0387, "ndcg@5": 0.0249, "recall@10": 0.0605, "ndcg@10": 0.0318,
@@ -308,7 +309,7 @@ def test_long_form_names_our_systems_and_data():
 
 
 def test_resids_sets_are_not_taken_for_ours():
-    cells = results.printed_cells("resid", 4)
+    cells = printed.printed_cells("resid", 4)
     assert cells["dataset"].isna().all() and set(cells["system"].dropna()) == {
         "resid", "tiger", "sasrec", "sasrec*", "bert4rec", "bert4rec*", "hgn", "hgn*", "s3rec",
         "s3rec*",
@@ -316,18 +317,18 @@ def test_resids_sets_are_not_taken_for_ours():
 
 
 def test_ablations_are_found_under_their_printed_names():
-    cells = results.printed_cells("resid", 5)
+    cells = printed.printed_cells("resid", 5)
     assert set(cells["system"].dropna()) == {"resid", "e1", "e2", "e3", "q1", "q2"}
     assert cells["system"].notna().all()
 
 
 def test_wide_tables_become_long_and_others_empty():
-    wide = results.printed_cells("r3vae", 9)
+    wide = printed.printed_cells("r3vae", 9)
     assert set(wide["metric"]) == {"recall@10", "ndcg@10", "SC", "PD"}
     assert set(wide["variant"]) == {"lambda-0.001", "lambda-0.01", "lambda-0.1"}
-    ablation = results.printed_cells("r3vae", 8)
+    ablation = printed.printed_cells("r3vae", 8)
     assert len(ablation) == 5 * 8 and set(ablation["dataset"]) == {"beauty"}
-    assert results.printed_cells("resid", 6).empty
+    assert printed.printed_cells("resid", 6).empty
 
 
 # ---------------------------------------------------------------- the formatter
@@ -345,12 +346,12 @@ def test_wide_tables_become_long_and_others_empty():
     ],
 )  # fmt: skip
 def test_format_number(value, kind, text):
-    assert results.format_number(value, kind) == text
+    assert tables.format_number(value, kind) == text
 
 
 def test_table_as_text_and_html_escapes_and_folds_the_spread():
     frame = pd.DataFrame({"name": ["<b>"], "x": [0.5], "x_std": [0.01], "n": [1234]})
-    shown = results.table(frame, "A & B", {"x": "metric"})
+    shown = tables.table(frame, "A & B", {"x": "metric"})
     assert "0.5000 ± 0.0100" in str(shown) and "1,234" in str(shown)
     assert "x_std" not in str(shown)
     page = shown._repr_html_()
@@ -366,14 +367,12 @@ def rows_of(shown):
 
 
 def test_side_by_side_averages_seeds_and_measures_the_gap():
-    printed = results.printed_cells("acerec", 1)
-    printed = printed[printed["system"].notna()]
-    records = [
-        make_record(seed=s, value=v, cut=("few epochs",)) for s, v in enumerate((0.05, 0.07))
-    ]
-    records.append(make_record("markov", value=0.04))
+    cells = printed.printed_cells("acerec", 1)
+    cells = cells[cells["system"].notna()]
+    made = [make_record(seed=s, value=v, cut=("few epochs",)) for s, v in enumerate((0.05, 0.07))]
+    made.append(make_record("markov", value=0.04))
     live = [make_record(dataset="ml-100k", profile="quick", value=0.2)]
-    frame, text = rows_of(results.side_by_side(printed, records, live, metrics=["recall@10"]))
+    frame, text = rows_of(beside.side_by_side(cells, made, live, metrics=["recall@10"]))
     row = frame.loc["SASRec", "beauty", "recall@10"]
     assert row["paper"] == 0.0605 and row["seeds"] == 2 and row["cut"] == "few epochs"
     assert row["recorded"] == pytest.approx(0.06)
@@ -390,14 +389,14 @@ def test_side_by_side_averages_seeds_and_measures_the_gap():
 
 
 def test_side_by_side_without_anything_is_an_empty_table():
-    assert results.side_by_side().frame.empty
+    assert beside.side_by_side().frame.empty
 
 
 def test_side_by_side_reads_the_part_that_is_asked_for():
     record = make_record(value=0.1)
     record["metrics"]["test_unseen"]["recall@10"] = 0.3
     for part, value in (("test", 0.1), ("test_unseen", 0.3)):
-        shown = results.side_by_side(None, [record], metrics=["recall@10"], part=part)
+        shown = beside.side_by_side(None, [record], metrics=["recall@10"], part=part)
         assert shown.frame["recorded"].tolist() == [value]
 
 
@@ -405,7 +404,7 @@ def test_side_by_side_reads_the_part_that_is_asked_for():
 
 
 def test_status_counts_25_tables_and_24_figures():
-    frame = results.status([])
+    frame = progress.status([])
     counts = frame.groupby(["paper", "kind"]).size().to_dict()
     assert counts == {
         ("resid", "table"): 10, ("resid", "figure"): 8, ("acerec", "table"): 6,
@@ -419,38 +418,38 @@ def test_status_counts_25_tables_and_24_figures():
 
 
 def test_status_counts_the_printed_numbers():
-    cells = results.status([]).query("kind == 'table'").set_index(["paper", "number"])["cells"]
+    cells = progress.status([]).query("kind == 'table'").set_index(["paper", "number"])["cells"]
     assert cells["resid", 4] == 560 and cells["acerec", 1] == 176
     assert cells["resid", 7] == 30 and cells["acerec", 5] == 24 and cells["r3vae", 6] == 35
     assert cells["resid", 8] == 32 and cells["r3vae", 9] == 12
 
 
 def test_status_follows_the_records():
-    before = results.status([]).set_index(["paper", "kind", "number"])
-    after = results.status([make_record()]).set_index(["paper", "kind", "number"])
+    before = progress.status([]).set_index(["paper", "kind", "number"])
+    after = progress.status([make_record()]).set_index(["paper", "kind", "number"])
     key = ("acerec", "table", 1)
     assert before.loc[key, "ours"] == 0 and before.loc[key, "state"] == "not yet"
     assert after.loc[key, "ours"] == 4 and after.loc[key, "state"] == "partly"
     other = after.drop(index=key)
     pd.testing.assert_frame_equal(other, before.drop(index=key))
-    sweep = results.status([{**make_record(), "variant": "size-1"}])
-    pd.testing.assert_frame_equal(sweep, results.status([]))
+    sweep = progress.status([{**make_record(), "variant": "size-1"}])
+    pd.testing.assert_frame_equal(sweep, progress.status([]))
 
 
 def test_status_counts_ablations_and_measures_of_codes():
     row = {"system": "acerec", "variant": "atm0-intent1-isa0", "dataset": "office"}
-    frame = results.status([{**make_record(), **row}]).set_index(["paper", "kind", "number"])
+    frame = progress.status([{**make_record(), **row}]).set_index(["paper", "kind", "number"])
     assert frame.loc[("acerec", "table", 3), "ours"] == 4
     codes = {"system": "r3vae", "variant": "no-sc", "dataset": "beauty", "until": "quantizer"}
     codes["diagnostics"] = {"quantizer": {"sc": 0.9, "pd": {"mean": -1.7}}}
     key = ["paper", "kind", "number"]  # executed chapters count, too
-    ours, live = (results.status(r).set_index(key)["ours"] for r in ([codes], []))
+    ours, live = (progress.status(r).set_index(key)["ours"] for r in ([codes], []))
     assert (ours - live)[ours > live].to_dict() == {("r3vae", "table", 8): 2}
 
 
 def test_every_printed_ablation_names_a_run_that_can_be_made():
     for paper, number in (("acerec", 3), ("acerec", 4), ("r3vae", 8), ("r3vae", 9)):
-        cells = results.printed_cells(paper, number)
+        cells = printed.printed_cells(paper, number)
         assert not cells.empty
         for system, variant in cells[["system", "variant"]].drop_duplicates().to_numpy():
             assert variant in {"default", *SYSTEMS[system].variants}
@@ -462,14 +461,14 @@ def test_what_is_live_is_read_from_the_executed_chapters(tmp_path, monkeypatch):
         return {"cell_type": "code", "metadata": meta, "outputs": [{"data": data}]}
 
     ours = pd.DataFrame({"users": [1.0, None], "items": [2.0, 3.0]})
-    shown = results.table(ours, recomputes={"acerec.table.5": ours})._repr_mimebundle_()
-    assert results.table(ours)._repr_mimebundle_() == {}
+    shown = tables.table(ours, recomputes={"acerec.table.5": ours})._repr_mimebundle_()
+    assert tables.table(ours)._repr_mimebundle_() == {}
     (tmp_path / "notebooks").mkdir()
     place = tmp_path / "notebooks" / "02_data.ipynb"
-    monkeypatch.setattr(results, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(progress, "CHECKOUT", tmp_path)
 
     def states():
-        frame = results.status([]).set_index(["paper", "kind", "number"])
+        frame = progress.status([]).set_index(["paper", "kind", "number"])
         table, figure = frame.loc["acerec", "table", 5], frame.loc["resid", "figure", 8]
         return table["ours"], table["state"], figure["state"]
 
@@ -489,18 +488,18 @@ def test_runs_with_a_smaller_budget_are_read_only_if_asked_for(tmp_path):
         make_record(), make_record(seed=1, cut=less), make_record(cut=less, profile="quick"),
         make_record(seed=2, cut=["data: other"]),
     ):  # fmt: skip
-        results.write_record(record, tmp_path)
-    found = results.load_records(tmp_path)
+        records.write_record(record, tmp_path)
+    found = records.load_records(tmp_path)
     assert {(r["profile"], r["seed"]) for r in found} == {("paper", 0), ("paper", 2), ("quick", 0)}
-    every = results.load_records(tmp_path, smaller=True)
-    assert len(every) == 4 and sum(map(results.is_smaller, every)) == 1
+    every = records.load_records(tmp_path, smaller=True)
+    assert len(every) == 4 and sum(map(records.is_smaller, every)) == 1
 
 
 def test_ratios_are_ours_over_printed():
-    assert results.ratios([]).empty
+    assert progress.ratios([]).empty
     records = [make_record(), {**make_record(), "seed": 1}]
-    records[1]["metrics"] = {"test": dict.fromkeys(results.METRICS, 0.3)}
-    (row,) = results.ratios(records).to_dict("records")
+    records[1]["metrics"] = {"test": dict.fromkeys(records.METRICS, 0.3)}
+    (row,) = progress.ratios(records).to_dict("records")
     ours = (records[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
     assert (row["paper"], row["system"], row["dataset"], row["seeds"]) == (
         "acerec", "SASRec", "beauty", 2,
@@ -511,21 +510,21 @@ def test_ratios_are_ours_over_printed():
 
 def test_ratios_leave_out_the_rows_of_ablations():
     record = make_record("acerec", "instruments")
-    assert list(results.ratios([record])["system"]) == ["ACERec"]  # and not "6", nor "merging ATM"
+    assert list(progress.ratios([record])["system"]) == ["ACERec"]  # and not "6", nor "merging ATM"
 
 
 # ---------------------------------------------------------------- claims
 
 
 def test_what_a_claim_names_as_evidence_exists():
-    book = Path(results.__file__).parents[1]
+    book = CHECKOUT
     chapters = {p: p.read_text() for p in (book / "notebooks").glob("[0-9]*.py")}
-    records = {p.stem for p in (book / "book" / "results").rglob("*.json")}
-    for claim in results.claims().itertuples():
+    stems = {p.stem for p in (book / "book" / "results").rglob("*.json")}
+    for claim in verdicts.claims().itertuples():
         for name in claim.evidence:
             anchor, _, section = name.partition(": ")
             if "--" in name:
-                assert name in records, (claim.id, name)
+                assert name in stems, (claim.id, name)
                 continue
             marks = f"({anchor})=", f":label: {anchor}\n", f'"name": "{anchor}"'
             found = [t for t in chapters.values() if any(mark in t for mark in marks)]
@@ -549,7 +548,7 @@ def test_a_faulty_claim_is_refused(monkeypatch, change, message):
     claim |= {"id": "A", "paper": "resid", "verdict": "mixed", "evidence": ["ch-gaoq"]}
     changed = {k: v for k, v in (claim | change).items() if v is not None}
     monkeypatch.setattr(
-        results.tomllib, "loads", lambda _: {"claim": [{**claim, "id": "B"}, changed]}
+        verdicts.tomllib, "loads", lambda _: {"claim": [{**claim, "id": "B"}, changed]}
     )
     with pytest.raises(RecordError, match=message):
-        results.claims()
+        verdicts.claims()

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import ops, runtime
+from semid_lib import environment
+from semid_lib.compute import device, products
+from semid_lib.compute.memory import enough_memory
+from semid_lib.compute.signals import pausing
 from semid_lib.errors import DeviceMemoryError, InputError
-from semid_lib.runtime import enough_memory, pausing
+from semid_lib.reports import chapter
 
 HEAVY = {"torch", "pandas", "sklearn", "scipy", "numba", "umap", "faiss", "matplotlib"}
 
@@ -55,18 +58,18 @@ def test_importing_the_library_is_light():
 
 
 def test_profile_is_quick_unless_the_environment_names_another(monkeypatch):
-    assert runtime.profile() == "quick"
+    assert environment.profile() == "quick"
     monkeypatch.setenv("SEMID_PROFILE", "paper")
-    assert runtime.profile() == "paper"
+    assert environment.profile() == "paper"
     monkeypatch.setenv("SEMID_PROFILE", "papper")
     with pytest.raises(InputError, match="SEMID_PROFILE is 'papper'.*'quick', 'paper'"):
-        runtime.profile()
+        environment.profile()
 
 
 def test_a_gpu_alone_changes_neither_profile_nor_device(gpu):
     gpu(8)
-    assert runtime.profile() == "quick"
-    assert runtime.resolve_device() == "cpu"
+    assert environment.profile() == "quick"
+    assert device.resolve_device() == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -85,45 +88,45 @@ def test_device(monkeypatch, gpu, profile, named, asked, expected):
     monkeypatch.setenv("SEMID_PROFILE", profile)
     if named:
         monkeypatch.setenv("SEMID_DEVICE", named)
-    assert runtime.resolve_device(asked) == expected
+    assert device.resolve_device(asked) == expected
 
 
 def test_paper_profile_without_gpu_computes_on_the_cpu(monkeypatch):
     monkeypatch.setenv("SEMID_PROFILE", "paper")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert runtime.resolve_device() == "cpu"
+    assert device.resolve_device() == "cpu"
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="'cuda:1'.*sees 1 GPUs"):
-        runtime.resolve_device("cuda:1")
+        device.resolve_device("cuda:1")
     with pytest.raises(InputError, match="device 'gpu' is not"):
-        runtime.resolve_device("gpu")
+        device.resolve_device("gpu")
 
 
 def test_precision_follows_the_device(gpu):
-    assert runtime.resolve_precision("auto", "cpu") == "float32"
+    assert device.resolve_precision("auto", "cpu") == "float32"
     gpu(8)
-    assert runtime.resolve_precision("auto", "cuda") == "bfloat16"
+    assert device.resolve_precision("auto", "cuda") == "bfloat16"
     gpu(7)  # a T4: torch would emulate bfloat16 there
-    assert runtime.resolve_precision("auto", "cuda:0") == "float16"
+    assert device.resolve_precision("auto", "cuda:0") == "float16"
     gpu(6)  # no tensor cores: half precision gains little there, or is slower
-    assert runtime.resolve_precision("auto", "cuda") == "float32"
+    assert device.resolve_precision("auto", "cuda") == "float32"
     gpu(7)
-    assert runtime.resolve_precision("float64", "cuda") == "float64"
+    assert device.resolve_precision("float64", "cuda") == "float64"
     with pytest.raises(InputError, match="precision 'half'"):
-        runtime.resolve_precision("half", "cpu")
+        device.resolve_precision("half", "cpu")
 
 
 def test_matrix_rate_is_that_of_the_fastest_product(monkeypatch):
     """By a clock on which the products of 512 x 512 matrices take 5, 2, 3, 3, ... seconds."""
     reads = iter(np.cumsum([0, 5, 1, 2, 1, 3, 1] + [3, 1] * 6).tolist())
     repeat = partial(timeit.repeat, timer=lambda: next(reads))
-    monkeypatch.setattr(runtime, "timeit", SimpleNamespace(repeat=repeat))
+    monkeypatch.setattr(device, "timeit", SimpleNamespace(repeat=repeat))
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    rate = runtime.matrix_rate.__wrapped__("cpu", "float32")
+    rate = device.matrix_rate.__wrapped__("cpu", "float32")
     assert rate == 2 * 512**3 / 2
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -131,24 +134,24 @@ def test_matrix_rate_is_that_of_the_fastest_product(monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16", "float16"])
 def test_matrix_rate_is_measured_once_by_a_few_small_products(precision, monkeypatch):
     sizes = []
-    product = ops.linear
+    product = products.linear
 
     def counted(a, b):
         sizes.append(len(a))
         return product(a, b)
 
-    monkeypatch.setattr(ops, "linear", counted)
-    runtime.matrix_rate.cache_clear()
-    rate = runtime.matrix_rate("cpu", precision)
+    monkeypatch.setattr(products, "linear", counted)
+    device.matrix_rate.cache_clear()
+    rate = device.matrix_rate("cpu", precision)
     assert 1e7 < rate < 1e14 and sizes == [512] * 9
-    assert runtime.matrix_rate("cpu", precision) == rate and len(sizes) == 9
+    assert device.matrix_rate("cpu", precision) == rate and len(sizes) == 9
 
 
 def test_kept_memory_is_not_mapped_again():
     """Page faults while tensors of 40 MB and 4 MB come and go, in a round of a fresh process."""
     code = """
         import platform, resource, torch
-        from semid_lib.runtime import keep_memory
+        from semid_lib.compute.device import keep_memory
         keep_memory()
         def use():
             for size in (10_000_000, 1_000_000, 1_000_000, 1_000_000):
@@ -168,29 +171,29 @@ def test_kept_memory_is_not_mapped_again():
 
 def test_setup_repeats_every_generator_and_prints_one_line(capsys):
     def draws():
-        run = runtime.setup("07", seed=3)
+        run = chapter.setup("07", seed=3)
         return run, random.random(), np.random.random(), torch.rand(1).item()
 
     first, second = draws(), draws()
     assert first == second
-    assert first[0] == runtime.Run(chapter="07", profile="quick", device="cpu", seed=3)
+    assert first[0] == chapter.Run(chapter="07", profile="quick", device="cpu", seed=3)
     line = "chapter 07 | profile quick | device cpu | seed 3\n"
     assert capsys.readouterr().out == 2 * line
     assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
-    runtime.setup("07", seed=4)
+    chapter.setup("07", seed=4)
     assert torch.rand(1).item() != first[3]
 
 
 def test_setup_refuses_a_seed_that_numpy_cannot_take():
     with pytest.raises(InputError, match="seed is -1"):
-        runtime.setup("01", seed=-1)
+        chapter.setup("01", seed=-1)
 
 
 def test_setup_holds_blas_to_one_thread():
     from threadpoolctl import threadpool_info
 
-    runtime.setup("01")
+    chapter.setup("01")
     assert {pool["num_threads"] for pool in threadpool_info()} == {1}
 
 

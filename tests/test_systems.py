@@ -10,6 +10,7 @@ import pytest
 from semid_lib import systems
 from semid_lib.data import Interactions
 from semid_lib.errors import InputError
+from semid_lib.systems import planning
 
 
 def dataset(name="toys", num_items=11_924, missing=0):
@@ -167,8 +168,7 @@ def test_five_sizes_are_matched_across_systems_and_spread_by_four():
     """ReSID, Fig. 4: numbers besides the embeddings, counted on built networks."""
     import torch
 
-    from semid_lib.layers import SequenceNetwork
-    from semid_lib.recommenders.t5_network import T5
+    from semid_lib.networks import T5, SequenceNetwork
 
     counts = {"resid": [], "sasrec": []}
     with torch.device("meta"):
@@ -271,7 +271,7 @@ def test_variants_of_r3vae_are_the_rows_of_its_tables():
 
 def test_branchings_are_printed_cells_that_beauty_can_hold():
     from semid_lib.quantizers.hierarchical import level_sizes
-    from semid_lib.results import paper_table
+    from semid_lib.reports import paper_table
 
     printed = set(map(tuple, paper_table("resid", 8)[["b1", "b2"]].to_numpy().tolist()))
     names = [v for v in systems.SYSTEMS["resid"].variants if v.startswith("branching-")]
@@ -376,7 +376,7 @@ def test_a_table_takes_over_what_it_is_like_and_overrules_it():
         "deep": {"like": "small", "paper": {"layers": 6}},
         "wide": {"paper": {"dim": 99, "sizes": [1, [2, 3]]}},
     }
-    found = systems._resolved(
+    found = planning._resolved(
         {"class": "m:C", "like": "deep wide", "quick": {"dim": "null"}}, shared
     )
     assert found == {

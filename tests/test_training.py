@@ -15,10 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from semid_lib import training
 from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
 from semid_lib.storage import load_tensors, save_tensors
-from semid_lib.training import TrainingPaused, like_lengths, rate_factor, train
+from semid_lib.training import TrainingPaused, like_lengths, loop, rate_factor, train
 
 
 class Problem:
@@ -93,7 +92,7 @@ def test_resumed_equals_uninterrupted(precision, step, tmp_path, monkeypatch):
     whole = Problem()
     expected = run(whole, whole.loss)
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     first = Problem()
     with pytest.raises(TrainingPaused, match=f"paused at step {step} of 18$"):
         run(first, StopsAt(first, clock, step), deadline=50.0, checkpoint=tmp_path / "c")
@@ -115,7 +114,7 @@ def test_stopping_after_every_step_changes_nothing(tmp_path, monkeypatch):
     whole = Problem()
     whole.train()
     clock, stops = Clock(), 0
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     while True:
         clock.now, problem = 0.0, Problem()
         try:
@@ -479,7 +478,7 @@ def test_the_scale_survives_a_stop(tmp_path, monkeypatch):
     whole = Steep()
     whole.train(precision="float16", clip=1.0, checkpoint=tmp_path / "whole")
     clock, first = Clock(), Steep()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     settings = dict(epochs=3, batch_size=7, learning_rate=0.01, precision="float16", clip=1.0)
     with pytest.raises(TrainingPaused):
         train(
@@ -638,9 +637,9 @@ def test_utilisation_and_seconds_outside_the_steps_by_hand(tmp_path, monkeypatch
         return save_tensors(*arguments)
 
     problem.loss = loss
-    monkeypatch.setattr(training, "time", clock)
-    monkeypatch.setattr(training, "save_tensors", write)
-    monkeypatch.setattr(training, "matrix_rate", lambda device, precision: 6000.0)
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "save_tensors", write)
+    monkeypatch.setattr(loop, "matrix_rate", lambda device, precision: 6000.0)
     history = problem.train(epochs=2, validate=validate, monitor="gain", checkpoint=tmp_path / "c")
     assert [e["train_seconds"] for e in history.epochs] == [6, 6]
     assert [e["seconds"] for e in history.epochs] == [16, 16]
@@ -652,7 +651,7 @@ def test_utilisation_and_seconds_outside_the_steps_by_hand(tmp_path, monkeypatch
 
 def test_a_checkpoint_from_before_these_were_measured(tmp_path, monkeypatch):
     clock, first = Clock(), Problem()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     settings = dict(epochs=3, batch_size=7, learning_rate=0.01, checkpoint=tmp_path / "c")
     with pytest.raises(TrainingPaused):
         train(first.model, StopsAt(first, clock, 11), 40, deadline=50.0, **settings)

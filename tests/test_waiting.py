@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import runtime, training
+from semid_lib import training
 from semid_lib.codes import SemanticIds
+from semid_lib.compute import device
 from semid_lib.data import leave_one_out, synthetic_catalogue
 from semid_lib.encoders import FAMAE
 from semid_lib.recommenders import (
@@ -26,6 +27,7 @@ from semid_lib.recommenders import (
     SASRec,
     T5Recommender,
 )
+from semid_lib.training import loop
 
 SMALL = dict(dim=16, batch_size=16, epochs=2, samples_per_epoch=55)
 BLOCKS = dict(num_heads=2, ffn_dim=16, num_layers=2)
@@ -57,7 +59,7 @@ class EpochOver(Exception):
 @pytest.fixture
 def gpu(monkeypatch):
     """The meta device in a GPU's place; it has no autocast and no fused AdamW of its own."""
-    steps, take = [], training._Loop.take
+    steps, take = [], loop._Loop.take
 
     class AdamW(torch.optim.AdamW):
         _step_supports_amp_scaling = True  # as the fused one: it reads the scale on the device
@@ -77,12 +79,12 @@ def gpu(monkeypatch):
     def over(loop, *arguments):
         raise EpochOver
 
-    monkeypatch.setattr(runtime, "DEVICES", ("cpu", "meta"))
+    monkeypatch.setattr(device, "DEVICES", ("cpu", "meta"))
     monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())
     monkeypatch.setattr(torch.optim, "AdamW", AdamW)
-    monkeypatch.setattr(training._Loop, "take", counted)
-    monkeypatch.setattr(training._Loop, "mean_loss", lambda loop: 0.0)  # for the clock, twice
-    monkeypatch.setattr(training._Loop, "end_epoch", over)
+    monkeypatch.setattr(loop._Loop, "take", counted)
+    monkeypatch.setattr(loop._Loop, "mean_loss", lambda loop: 0.0)  # for the clock, twice
+    monkeypatch.setattr(loop._Loop, "end_epoch", over)
     return steps
 
 

@@ -7,12 +7,13 @@ import inspect
 import pkgutil
 import re
 import tomllib
-from pathlib import Path
 
 import pandas as pd
 
 from docstrings import to_rst
-from semid_lib import results
+from semid_lib.environment import PACKAGE
+from semid_lib.reports import printed, progress, tables, verdicts
+from semid_lib.runs import SMALLER, is_smaller, load_records
 from semid_lib.systems import system_printed_as, title
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -39,12 +40,12 @@ def status_text(pages) -> str:
 
     Chapters that are in `pages` are linked.
     """
-    table = results.status()
+    table = progress.status()
     kinds, states = table["kind"].value_counts(), table["state"].value_counts()
     counted = ", ".join(f"{states.get(state, 0)} {state}" for state in STATES)
     lines = [f"Of {kinds['table']} tables and {kinds['figure']} figures: {counted}.", ""]
     for paper, rows in table.groupby("paper", sort=False):
-        lines += [f"## {results.PAPERS[paper]}", ""]
+        lines += [f"## {printed.PAPERS[paper]}", ""]
         lines += ["| item | what it shows | state | numbers | where |"]
         lines += ["| --- | --- | --- | ---: | --- |"]
         for row in rows.itertuples():
@@ -63,7 +64,7 @@ def status_text(pages) -> str:
 def ratio_lines() -> list[str]:
     """Our Recall@10 and NDCG@10 of every recorded system and dataset over the printed ones."""
     lines = ["(ours-over-printed)=", "## Ours over printed", ""]
-    found = results.ratios()
+    found = progress.ratios()
     if found.empty:
         return [*lines, "No run of the papers' size is recorded yet.", ""]
     metrics = {"recall@10": "R@10", "ndcg@10": "N@10"}
@@ -71,10 +72,10 @@ def ratio_lines() -> list[str]:
     lines += ["| " + " | ".join(["paper", "system", "dataset", "budget", "seeds", *head]) + " |"]
     lines += ["| --- | --- | --- | --- |" + " ---: |" * (1 + len(head))]
     for row in found.to_dict("records"):
-        cells = [results.PAPERS[row["paper"]], row["system"], shown(row["dataset"])]
+        cells = [printed.PAPERS[row["paper"]], row["system"], shown(row["dataset"])]
         cells += ["smaller" if row["smaller"] else "full", str(row["seeds"])]
         for metric in metrics:
-            cells += [results.format_number(row[f"{metric} {w}"]) for w in ("printed", "ours")]
+            cells += [tables.format_number(row[f"{metric} {w}"]) for w in ("printed", "ours")]
             cells.append(f"{row[f'{metric} ratio']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
@@ -94,12 +95,12 @@ def shortfalls(records=None, below: float = 0.95) -> pd.DataFrame:
         on validation first.
     """
     if records is None:
-        records = results.load_records(profile="paper", smaller=True)
+        records = load_records(profile="paper", smaller=True)
     records = list(records)
-    papers = Path(results.__file__).parent / "papers"
+    papers = PACKAGE / "papers"
     text = tomllib.loads((papers / "tried.toml").read_text(encoding="utf-8"))["tried"]
     tried = {(t["paper"], t["system"], t["dataset"]): t["text"] for t in text}
-    found = results.ratios(records)
+    found = progress.ratios(records)
     found = found[(found[["recall@10 ratio", "ndcg@10 ratio"]] < below).any(axis=1)].copy()
     texts, runs = [], []
     for row in found.to_dict("records"):
@@ -107,7 +108,7 @@ def shortfalls(records=None, below: float = 0.95) -> pd.DataFrame:
         own = [r for r in records if (r["system"], r["dataset"]) == of_it]
         metrics = ["recall@10", "ndcg@10"]
         test, chosen = (
-            results.summarise(own, metrics, part).set_index(["variant", "metric"])
+            tables.summarise(own, metrics, part).set_index(["variant", "metric"])
             for part in ("test", "validation")
         )
         order = chosen.xs("ndcg@10", level="metric")["value"].sort_values(ascending=False).index
@@ -129,10 +130,10 @@ def shortfall_lines() -> list[str]:
         runs = [
             f"{shown(variant)} {recall:.2f} / {ndcg:.2f}" for variant, _, recall, ndcg in row.runs
         ]
-        where = f"**{row.system} on {shown(row.dataset)}** ({results.PAPERS[row.paper]})"
+        where = f"**{row.system} on {shown(row.dataset)}** ({printed.PAPERS[row.paper]})"
         why = row.tried.strip()
         if row.smaller:
-            why = f"A smaller budget than the paper's ({shown(why.removeprefix(results.SMALLER))})."
+            why = f"A smaller budget than the paper's ({shown(why.removeprefix(SMALLER))})."
         lines += [f"- {where}. {why} Recorded: {', '.join(runs)}."]
     return [*lines, ""]
 
@@ -140,7 +141,7 @@ def shortfall_lines() -> list[str]:
 def record_lines() -> list[str]:
     """Every recorded run of the paper profile: what it reached on test, and on what."""
     lines = ["(recorded-runs)=", "## Recorded runs", ""]
-    records = results.load_records(profile="paper", smaller=True)
+    records = load_records(profile="paper", smaller=True)
     if not records:
         return [*lines, "None yet.", ""]
     devices = pd.Series([r["device"].split(", ")[0] for r in records]).value_counts()
@@ -154,14 +155,14 @@ def record_lines() -> list[str]:
     lines += ["| " + " | ".join(head) + " |", "| --- | --- | --- | --- |" + " ---: |" * 5]
     groups: dict = {}
     for r in records:
-        budget = "smaller" if results.is_smaller(r) else "full"
+        budget = "smaller" if is_smaller(r) else "full"
         key = r["dataset"], title(r["system"]), r["variant"], budget
         groups.setdefault(key, []).append(r)
     for key, runs in sorted(groups.items()):
         metrics = pd.DataFrame(r["metrics"]["test"] for r in runs).mean()
         stages = [r["cost"]["stages"]["recommender"] for r in runs]
         cells = [*map(shown, key), str(len(runs))]
-        cells += [results.format_number(metrics[m]) for m in ("recall@10", "ndcg@10")]
+        cells += [tables.format_number(metrics[m]) for m in ("recall@10", "ndcg@10")]
         cells += [", ".join(f"{s['epochs']} ({s['best_epoch']})" for s in stages if "epochs" in s)]
         cells += [f"{sum(r['cost']['seconds'] for r in runs) / len(runs) / 3600:.2f}"]
         lines.append("| " + " | ".join(cell.replace(" ", NO_BREAK) for cell in cells) + " |")
@@ -170,11 +171,11 @@ def record_lines() -> list[str]:
 
 def claims_text(pages) -> str:
     """The papers' claims and the verdicts so far: how many of each, then a row for each claim."""
-    listed = results.claims()
-    papers = {key: name for key, name in results.PAPERS.items() if key in set(listed["paper"])}
+    listed = verdicts.claims()
+    papers = {key: name for key, name in printed.PAPERS.items() if key in set(listed["paper"])}
     lines = ["| verdict so far | " + " | ".join(papers.values()) + " |"]
     lines += ["| --- |" + " ---: |" * len(papers)]
-    for verdict in results.VERDICTS:
+    for verdict in verdicts.VERDICTS:
         of_it = listed.loc[listed["verdict"] == verdict, "paper"]
         counts = [str((of_it == paper).sum()) for paper in papers]
         lines.append(f"| {verdict} | " + " | ".join(counts) + " |")

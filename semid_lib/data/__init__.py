@@ -4,9 +4,8 @@ from semid_lib._lazy import lazy
 
 _HOMES = {
     "BUCKETS": "preprocess", "MISSING": "interactions", "CatalogueTruth": "synthetic",
-    "Clicks": "click_data", "DatasetInfo": "sources", "Interactions": "interactions",
-    "Split": "splits", "bucket_shares": "preprocess", "clicks": "click_data",
-    "coldest": "click_data", "describe": "preprocess", "drop_incomplete_items": "preprocess",
+    "DatasetInfo": "sources", "Interactions": "interactions", "Split": "splits",
+    "bucket_shares": "preprocess", "describe": "preprocess", "drop_incomplete_items": "preprocess",
     "fetch": "sources", "k_core": "preprocess", "leave_one_out": "splits",
     "list_datasets": "sources", "load_dataset": "sources", "read_amazon": "amazon",
     "same_day_users": "preprocess", "synthetic_catalogue": "synthetic",

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from semid_lib.data.folders import find_file, open_file
 from semid_lib.data.interactions import Interactions
 from semid_lib.data.preprocess import core_rows, held_out_rows, k_core
-from semid_lib.data.tables import find_file, open_file
 from semid_lib.errors import DataError
 
 _BAD_RECORD = (

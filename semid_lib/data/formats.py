@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from semid_lib.data.columns import encode_fields
+from semid_lib.data.folders import find_file, read_bytes, read_table
 from semid_lib.data.interactions import Interactions
-from semid_lib.data.tables import encode_fields, find_file, read_bytes, read_table
 from semid_lib.errors import DataError
 
 CATEGORY_FIELDS = ("brand", "category_1", "category_2", "category_3")

@@ -111,7 +111,7 @@ class Interactions:
 
         Cost: O(M log M) for M rows.
         """
-        from semid_lib.data.tables import interactions_from_frame
+        from semid_lib.data.columns import interactions_from_frame
 
         return interactions_from_frame(frame, items, fields, ordered, name)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from semid_lib.data import amazon, formats
+from semid_lib.data.columns import encode_fields
 from semid_lib.data.download import cache_dir, download, pip_download
+from semid_lib.data.folders import find_file, read_bytes, read_folder
 from semid_lib.data.interactions import Interactions
 from semid_lib.data.preprocess import drop_incomplete_items, k_core
-from semid_lib.data.tables import encode_fields, find_file, read_bytes, read_folder
+from semid_lib.environment import CHECKOUT
 from semid_lib.errors import ChecksumError, DataError, DownloadError
 from semid_lib.settings import meant
 
@@ -77,8 +79,7 @@ def search_path() -> list[Path]:
     beside the working directory, then the user's cache (`$SEMID_CACHE` overrides its place).
     """
     given = [Path(p) for p in os.environ.get("SEMID_DATA", "").split(os.pathsep) if p]
-    project = Path(__file__).resolve().parents[2]
-    return [*given, *(p / "shared" / "data" for p in (project.parent, Path(".."))), cache_dir()]
+    return [*given, *(p / "shared" / "data" for p in (CHECKOUT.parent, Path(".."))), cache_dir()]
 
 
 def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None) -> Interactions:
@@ -91,7 +92,7 @@ def load_dataset(name_or_folder: str | Path, fields: Sequence[str] | None = None
 
     Args:
         name_or_folder: a name of `list_datasets()`, or a folder with `interactions.csv[.gz]` and
-            `items.csv[.gz]` (see `semid_lib.data.tables.read_folder`).
+            `items.csv[.gz]` (see `semid_lib.data.folders.read_folder`).
         fields: item columns to use as fields instead of the dataset's own.
 
     Raises:

@@ -115,7 +115,7 @@ def louvain(graph, min_weight=2, resolution: float = 1.0, random_state: int = 0)
     """
     import networkx as nx
 
-    from semid_lib.quantizers.base import check_seed
+    from semid_lib.settings import check_seed
 
     graph = sparse.csr_array(graph)
     bad = graph.shape[0] != graph.shape[1] or not np.isfinite(graph.data).all()

@@ -8,8 +8,7 @@ from sklearn.base import BaseEstimator
 from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import MissingPackageError, NotFittedError
-from semid_lib.quantizers.base import check_seed
-from semid_lib.settings import FLAG, POSITIVE, SIZE, check_settings, keep_settings
+from semid_lib.settings import FLAG, POSITIVE, SIZE, check_seed, check_settings, keep_settings
 
 
 class ALS(BaseEstimator):

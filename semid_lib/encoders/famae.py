@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from semid_lib.compute.device import resolve_device, send
 from semid_lib.encoders.probes import Probes
 from semid_lib.errors import InputError, NotFittedError
-from semid_lib.layers import (
+from semid_lib.networks import (
     SequenceNetwork,
     chunked_cross_entropy,
     item_fields,
     left_padded,
     sampled_cross_entropy,
 )
-from semid_lib.runtime import resolve_device, send
 from semid_lib.settings import (
     NONE,
     POSITIVE,

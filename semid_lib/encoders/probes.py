@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from semid_lib.errors import InputError
-from semid_lib.layers import chunked_cross_entropy, target_ranks
+from semid_lib.networks import chunked_cross_entropy, target_ranks
 
 
 class Probes:

@@ -24,7 +24,6 @@ from semid_lib.errors import (
     MissingPackageError,
     NotFittedError,
 )
-from semid_lib.quantizers.base import check_seed
 from semid_lib.settings import (
     ANY,
     FLAG,
@@ -32,6 +31,7 @@ from semid_lib.settings import (
     NONE,
     SIZE,
     TEXT,
+    check_seed,
     check_settings,
     choice,
     keep_settings,
@@ -216,7 +216,7 @@ class TextEncoder(BaseEstimator):
 
     def _network_vectors(self, texts, progress) -> np.ndarray:
         """A network's vectors `[n, D]` float32, in chunks, from the cache where it has them."""
-        from semid_lib.runtime import resolve_device
+        from semid_lib.compute.device import resolve_device
 
         folder = cache_dir() / "text" if self.cache is True else self.cache and Path(self.cache)
         identity, device, found = _identity(self.model), resolve_device(self.device), []

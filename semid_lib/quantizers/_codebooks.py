@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semid_lib.compute.device import resolve_device
 from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, Run, in_chunks
 from semid_lib.quantizers.base import check_codes
 from semid_lib.quantizers.kmeans import kmeans
-from semid_lib.runtime import resolve_device
 from semid_lib.settings import NONE, SIZE, choice, real, several, whole
 
 KMEANS_ROWS, RESTART_ROWS = 100, 4  # rows per code that the start and a restart look at

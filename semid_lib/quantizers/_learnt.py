@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semid_lib.compute.device import resolve_device, resolve_precision
+from semid_lib.compute.precision import PRECISIONS
+from semid_lib.compute.threads import one_thread
 from semid_lib.errors import CollapseWarning, InputError
 from semid_lib.quantizers.balanced_kmeans import check_clusters
-from semid_lib.quantizers.base import Quantizer, check_seed, check_vectors
-from semid_lib.runtime import one_thread, resolve_device, resolve_precision
-from semid_lib.training import PRECISIONS, train
+from semid_lib.quantizers.base import Quantizer, check_vectors
+from semid_lib.settings import check_seed
+from semid_lib.training import train
 
 STEPS = 20_000  # optimiser steps of a fit with epochs=None
 CHUNK = 8192  # rows that are coded or decoded at once

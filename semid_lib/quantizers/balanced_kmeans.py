@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, wraps
 from importlib.util import find_spec
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
-from threadpoolctl import ThreadpoolController
 
+from semid_lib.compute.threads import in_threads, num_threads, one_blas_thread
 from semid_lib.errors import InputError
-from semid_lib.quantizers.base import NotFittedError, check_seed, check_vectors, check_whole
-from semid_lib.settings import ANY, choice, keep_settings
+from semid_lib.quantizers.base import NotFittedError, check_vectors, check_whole
+from semid_lib.settings import ANY, check_seed, choice, keep_settings
 
 SAMPLE = 768  # rows of a cluster that suffice for the early steps
-
-
-def one_blas_thread(method):
-    """Decorate a method: while it runs, BLAS keeps to one thread and we share out larger pieces.
-
-    A thread of BLAS waits for the other after each of thousands of small products: where another
-    program held the second core, two were measured 5 times slower than one.
-    """
-
-    @wraps(method)
-    def alone(*args, **keywords):
-        with _blas().limit(limits=1):
-            return method(*args, **keywords)
-
-    return alone
-
-
-@cache
-def _blas():
-    return ThreadpoolController().select(user_api="blas")
 
 
 class BalancedKMeans(ClusterMixin, BaseEstimator):
@@ -159,26 +136,6 @@ def nearest(X, centres, prices=0.0, threads=1) -> np.ndarray:
     return label
 
 
-def num_threads(n_jobs=None) -> int:
-    """Threads to use: n_jobs, -1 for all cores of this process, None for OMP_NUM_THREADS or all."""
-    if n_jobs is None:
-        n_jobs = os.environ.get("OMP_NUM_THREADS", "")
-        n_jobs = int(n_jobs) if n_jobs.isdigit() and int(n_jobs) else -1
-    if not isinstance(n_jobs, (int, np.integer)) or n_jobs == 0:
-        raise InputError(f"n_jobs is {n_jobs!r}, but must be None, -1 or an integer >= 1")
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return cores if n_jobs < 0 else int(n_jobs)
-
-
-def in_threads(function, items, threads) -> list:
-    """Results of the function for all items, worked out in so many threads."""
-    if threads == 1:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
-
-
 def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threads=1):
     """Run balanced k-means on centred vectors Z `[n, d]` (mean near 0, for the rounding).
 
@@ -200,7 +157,7 @@ def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threa
     else:
         early = 0
     if backend == "torch" or device != "cpu" or (backend == "auto" and not find_spec("numba")):
-        from semid_lib.quantizers._transport_torch import TorchRows
+        from semid_lib.compute.transport_torch import TorchRows
 
         space = TorchRows(Z, device)
     else:  # tall: the rows themselves; few and wide: their inner products
@@ -274,7 +231,7 @@ class Rows:
 
     def assign(self, price) -> np.ndarray:
         """Labels of the balanced assignment to the centres; `price` is changed in place."""
-        from semid_lib.quantizers._transport import balance
+        from semid_lib.compute.transport import balance
 
         self._fill_cost()
         self.new = np.empty_like(self.labels)
@@ -295,7 +252,7 @@ class Rows:
 
     def update(self) -> int:
         """Move the centres to the means of the last labels; return how many labels changed."""
-        from semid_lib.quantizers._transport import shift_sums
+        from semid_lib.compute.transport import shift_sums
 
         if self.given:
             self.sums[:], self.counts[:], self.given = 0, 0, False
@@ -331,7 +288,7 @@ class Gram(Rows):
             tile[:, : points.shape[1]] = -2 * points + norms[:, None]
 
     def centres(self) -> np.ndarray:
-        from semid_lib.quantizers._transport import shift_sums
+        from semid_lib.compute.transport import shift_sums
 
         sums = np.zeros((len(self.counts), self.Z.shape[1]))
         shift_sums(self.Z, np.full_like(self.labels, -1), self.labels, sums, self.counts * 0)

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from semid_lib import errors
-from semid_lib.settings import SEED, check_settings, of_python
+from semid_lib.settings import check_settings, of_python
 
 
 class NotFittedError(errors.NotFittedError, exceptions.NotFittedError):
@@ -53,16 +53,6 @@ def check_vectors(estimator, X, *, reset: bool) -> np.ndarray:
                 "cluster. Was the encoder trained, or are all items' fields missing?"
             )
     return X
-
-
-def check_seed(random_state) -> int:
-    """Return the seed as an int, or raise InputError: seeds are integers >= 0 here."""
-    if SEED.holds(random_state):
-        return int(random_state)
-    raise errors.InputError(
-        f"random_state is {random_state!r}, but {SEED.words}, so that the same seed gives the "
-        "same codes"
-    )
 
 
 def check_whole(name: str, value, least: int = 1) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from semid_lib.compute.threads import in_threads
 from semid_lib.errors import InputError
-from semid_lib.quantizers.balanced_kmeans import in_threads
 from semid_lib.quantizers.hierarchical import HierarchicalKMeans, groups
 from semid_lib.settings import check_settings, choice
 

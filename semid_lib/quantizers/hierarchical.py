@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from semid_lib.compute.threads import in_threads, num_threads, one_blas_thread
 from semid_lib.errors import CapacityError, InputError
-from semid_lib.quantizers.balanced_kmeans import (
-    in_threads,
-    lloyd,
-    nearest,
-    num_threads,
-    one_blas_thread,
-)
-from semid_lib.quantizers.base import Quantizer, check_codes, check_seed, check_vectors, row_digests
-from semid_lib.settings import ANY, choice, keep_settings
+from semid_lib.quantizers.balanced_kmeans import lloyd, nearest
+from semid_lib.quantizers.base import Quantizer, check_codes, check_vectors, row_digests
+from semid_lib.settings import ANY, check_seed, choice, keep_settings
 
 
 class HierarchicalKMeans(Quantizer):

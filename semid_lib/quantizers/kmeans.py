@@ -7,22 +7,16 @@ from itertools import count
 import numpy as np
 from scipy import sparse
 
-from semid_lib.quantizers.balanced_kmeans import (
-    check_clusters,
-    lloyd,
-    nearest,
-    num_threads,
-    one_blas_thread,
-)
+from semid_lib.compute.threads import num_threads, one_blas_thread
+from semid_lib.quantizers.balanced_kmeans import check_clusters, lloyd, nearest
 from semid_lib.quantizers.base import (
     Quantizer,
     check_codes,
-    check_seed,
     check_vectors,
     check_whole,
     row_digests,
 )
-from semid_lib.settings import FLAG, keep_settings
+from semid_lib.settings import FLAG, check_seed, keep_settings
 
 TOLERANCE = 1e-4  # k-means ends when a step gains less than this share of the sum of squares
 DIRECTIONS = 64  # of most variance, in which it starts

@@ -7,14 +7,9 @@ from threadpoolctl import threadpool_limits
 
 from semid_lib.errors import InputError, MissingPackageError
 from semid_lib.quantizers.balanced_kmeans import check_clusters, nearest
-from semid_lib.quantizers.base import (
-    Quantizer,
-    check_codes,
-    check_seed,
-    check_vectors,
-)
+from semid_lib.quantizers.base import Quantizer, check_codes, check_vectors
 from semid_lib.quantizers.kmeans import kmeans, lloyd_steps
-from semid_lib.settings import SIZE, choice, keep_settings, whole
+from semid_lib.settings import SIZE, check_seed, choice, keep_settings, whole
 
 LAST_STEPS = 25  # Lloyd steps of the codebooks, faiss's own default
 SAME = 1e-12  # what rounding makes of equal squared distances, as a share of squared lengths

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semid_lib.compute.device import resolve_device
 from semid_lib.errors import InputError
 from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, in_chunks, squared_error
 from semid_lib.quantizers.base import check_codes, check_vectors
 from semid_lib.quantizers.kmeans import kmeans
-from semid_lib.runtime import resolve_device
 from semid_lib.settings import FLAG, NONE, SIZE, choice, keep_settings, real
 
 PRESETS = {

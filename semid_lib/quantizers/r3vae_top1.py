@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semid_lib.compute.device import resolve_device
 from semid_lib.errors import InputError
 from semid_lib.quantizers._learnt import LearntQuantizer, Run, in_chunks
 from semid_lib.quantizers.base import check_codes
 from semid_lib.quantizers.kmeans import kmeans
-from semid_lib.runtime import resolve_device
 from semid_lib.settings import NONE, keep_settings, real, whole
 
 START_ROWS = 5  # rows per code that the start looks at

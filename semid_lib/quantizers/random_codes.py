@@ -8,13 +8,12 @@ from semid_lib.errors import InputError
 from semid_lib.quantizers.base import (
     Quantizer,
     check_codes,
-    check_seed,
     check_vectors,
     check_whole,
     row_digests,
 )
 from semid_lib.quantizers.hierarchical import level_sizes
-from semid_lib.settings import ANY, keep_settings
+from semid_lib.settings import ANY, check_seed, keep_settings
 
 
 class RandomCodes(Quantizer):

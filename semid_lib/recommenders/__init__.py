@@ -4,7 +4,7 @@ from semid_lib._lazy import lazy
 
 _HOMES = {
     "Recommender": "base", "Popularity": "floors", "MarkovChain": "floors", "ItemKNN": "floors",
-    "BERT4Rec": "bert4rec", "DIN": "din", "SASRec": "sasrec", "T5Recommender": "t5", "RPG": "rpg",
+    "BERT4Rec": "bert4rec", "SASRec": "sasrec", "T5Recommender": "t5", "RPG": "rpg",
     "ACERec": "acerec", "HGN": "hgn", "GRU4Rec": "gru4rec", "S3Rec": "s3rec",
 }  # fmt: skip
 __getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

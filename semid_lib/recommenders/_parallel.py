@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from semid_lib.compute.device import resolve_device, send
+from semid_lib.compute.memory import keep_memory
+from semid_lib.compute.products import Dropout, linear
+from semid_lib.compute.scoring import holistic_scores, table_rows, top_items
 from semid_lib.errors import CodesError, InputError
 from semid_lib.evaluation import ranks_from_scores
-from semid_lib.layers import INITIAL_STD
-from semid_lib.ops import Dropout, linear
+from semid_lib.networks import INITIAL_STD
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
-from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
-from semid_lib.runtime import keep_memory, resolve_device, send
 from semid_lib.settings import FLAG, check_settings, choice
 from semid_lib.training import like_lengths
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semid_lib.compute.device import resolve_device, send
 from semid_lib.errors import InputError
-from semid_lib.layers import (
+from semid_lib.networks import (
     chunked_cross_entropy,
     item_fields,
     pairwise_loss,
@@ -18,7 +19,6 @@ from semid_lib.layers import (
     target_ranks,
 )
 from semid_lib.recommenders.base import Recommender
-from semid_lib.runtime import resolve_device, send
 from semid_lib.settings import check_settings, choice
 from semid_lib.training import like_lengths, train_model
 

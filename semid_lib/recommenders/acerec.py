@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semid_lib.compute.device import send
 from semid_lib.errors import InputError
 from semid_lib.recommenders._parallel import Affine, ParallelNetwork, ParallelRecommender
-from semid_lib.runtime import send
 from semid_lib.settings import NONE, POSITIVE, SIZE, choice, keep_settings, real
 
 _ALIGNED = 4096  # states of a batch that the alignment loss looks at, drawn anew each step

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semid_lib.layers import INITIAL_STD, SequenceNetwork, left_padded
+from semid_lib.compute.device import send
+from semid_lib.networks import INITIAL_STD, SequenceNetwork, left_padded
 from semid_lib.recommenders._sequence import SequenceRecommender
-from semid_lib.runtime import send
 from semid_lib.settings import choice, keep_settings
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from semid_lib.layers import FieldTable
+from semid_lib.networks import FieldTable
 from semid_lib.recommenders._sequence import CausalRecommender
 from semid_lib.settings import keep_settings
 

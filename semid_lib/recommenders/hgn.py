@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semid_lib.layers import INITIAL_STD, FieldTable, left_padded
+from semid_lib.networks import INITIAL_STD, FieldTable, left_padded
 from semid_lib.recommenders._sequence import SequenceRecommender
 from semid_lib.settings import keep_settings
 

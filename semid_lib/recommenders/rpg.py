@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semid_lib.compute.scoring import top_items
 from semid_lib.recommenders._parallel import ParallelNetwork, ParallelRecommender
 from semid_lib.recommenders.base import PADDING
-from semid_lib.recommenders.holistic import top_items
 from semid_lib.settings import SIZE, choice, keep_settings, whole
 
 

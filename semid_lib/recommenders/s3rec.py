@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.errors import InputError
-from semid_lib.layers import INITIAL_STD, SequenceNetwork, item_fields
+from semid_lib.networks import INITIAL_STD, SequenceNetwork, item_fields
 from semid_lib.recommenders._sequence import CausalRecommender, SequenceRecommender
 from semid_lib.settings import NAMES, Limit, choice, keep_settings, real, several, whole
 

@@ -1,6 +1,6 @@
 """SASRec: a causal transformer over the history, with item ids alone or with side fields."""
 
-from semid_lib.layers import SequenceNetwork
+from semid_lib.networks import SequenceNetwork
 from semid_lib.recommenders._sequence import CausalRecommender
 from semid_lib.settings import keep_settings
 

@@ -6,14 +6,15 @@ import numpy as np
 import torch
 
 from semid_lib.codes import SemanticIds
-from semid_lib.distributed import gather, place
+from semid_lib.compute.device import resolve_device
+from semid_lib.compute.distributed import gather, place
+from semid_lib.compute.memory import keep_memory
 from semid_lib.errors import InputError
 from semid_lib.evaluation import ranks_from_lists
+from semid_lib.networks import T5
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders.base import PADDING
-from semid_lib.recommenders.beam import beam_search
-from semid_lib.recommenders.t5_network import T5
-from semid_lib.runtime import keep_memory, resolve_device
+from semid_lib.recommenders.decoding.beam import beam_search
 from semid_lib.settings import FLAG, NONE, SIZE, check_settings, choice, keep_settings, whole
 
 _USERS_AT_ONCE = {"cpu": 64, "cuda": 512}

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2Model
 
 from harness import Job, measure, require, store
+from semid_lib.compute.memory import keep_memory
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.evaluation import evaluate
-from semid_lib.pipeline import Work
 from semid_lib.recommenders import RPG, ACERec
-from semid_lib.runtime import keep_memory
+from semid_lib.runs import Work
 
 DIGITS, CODES, ITEMS, USERS, BATCHES = 32, 256, 50, 32, 6
 GPT2 = dict(n_embd=448, n_layer=2, n_head=4, n_inner=1024, n_positions=ITEMS, resid_pdrop=0.0)

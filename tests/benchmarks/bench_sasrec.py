@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from harness import Job, measure, require
-from semid_lib import training
 from semid_lib.data import Interactions, leave_one_out, load_dataset
 from semid_lib.recommenders import SASRec
+from semid_lib.training import loop
 
 pytest.importorskip("recbole", reason="pip install --no-deps recbole==1.2.1")
 
 USERS, ROWS, BATCHES, ITEMS, STEPS = 256, 2048, 6, 50, 20
 RATE = 1e-3
-training._COUNTED = 0  # the loop counts FLOPs in a run's first steps, not in those of any epoch
+loop._COUNTED = 0  # the loop counts FLOPs in a run's first steps, not in those of any epoch
 
 
 @cache

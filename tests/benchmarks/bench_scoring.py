@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness import Job, measure, require
-from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
-from semid_lib.runtime import keep_memory
+from semid_lib.compute.memory import keep_memory
+from semid_lib.compute.scoring import holistic_scores, table_rows, top_items
 
 DIGITS, CODES, K = 32, 256, 10
 SIZES = {"pq_score": (12_101, 256), "pq_score_million": (1_000_000, 16)}

@@ -16,7 +16,7 @@ import torch
 from harness import DEVICE, Job, machine, measure, require
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, load_dataset
-from semid_lib.recommenders.beam import beam_search
+from semid_lib.recommenders.decoding.beam import beam_search
 from tests.parity.test_t5_hf import pair as pair_on_cpu
 from tests.parity.test_t5_hf import translate
 

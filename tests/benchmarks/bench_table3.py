@@ -12,7 +12,7 @@ from harness import require, store, timed
 from inputs import clustered_embeddings
 from semid_lib.diagnostics import collision_rate
 from semid_lib.quantizers import GAOQ, RQVAE
-from semid_lib.results import paper_table
+from semid_lib.reports import paper_table
 
 SETS = {"ACS": 4, "HH": 7, "BPC": 8}  # rows of Table 6
 BATCH, EPOCHS = 1024, (2, 12)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from semid_lib.data import Interactions, clicks, coldest
+from semid_lib.clicks import clicks, coldest
+from semid_lib.data import Interactions
 from semid_lib.errors import DataError, InputError, UnorderedError
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semid_lib.data import Interactions, formats, load_dataset
+from semid_lib.data.folders import read_folder
 from semid_lib.data.sources import SOURCES
-from semid_lib.data.tables import read_folder
 from semid_lib.errors import DataError, SemidError
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from semid_lib.data import fetch, leave_one_out, list_datasets, load_dataset, sources
-from semid_lib.data.tables import write_folder
+from semid_lib.data.folders import write_folder
 from semid_lib.errors import ChecksumError, DataError, DownloadError, UnorderedError
 
 S3REC = {

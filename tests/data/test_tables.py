@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from semid_lib.data import Interactions, load_dataset, synthetic_catalogue
-from semid_lib.data.tables import write_folder
+from semid_lib.data.folders import write_folder
 from semid_lib.errors import DataError, SemidError
 
 INTERACTIONS = "user,item,position\n0,1,0\n0,0,1\n1,2,0\n"

@@ -12,7 +12,8 @@ from semid_lib.data import Interactions, leave_one_out
 from semid_lib.encoders import FAMAE
 from semid_lib.encoders import famae as module
 from semid_lib.errors import CheckpointError, DataError, InputError, NotFittedError
-from semid_lib.layers import target_ranks
+from semid_lib.networks import target_ranks
+from semid_lib.training import loop
 
 TINY = dict(dim=8, num_heads=2, ffn_dim=12, batch_size=64, epochs=2, learning_rate=0.01)
 
@@ -497,7 +498,7 @@ def test_paused_and_resumed_equals_uninterrupted(fitted, split, tmp_path, monkey
         Clock.now += 1
         return loss(self, *batch)
 
-    monkeypatch.setattr(training, "time", Clock)
+    monkeypatch.setattr(loop, "time", Clock)
     monkeypatch.setattr(FAMAE, "_loss", slow)
     with pytest.raises(training.TrainingPaused):
         model.fit(split, checkpoint=path, deadline=2.5)

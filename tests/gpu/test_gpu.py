@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from semid_lib import training
+from semid_lib.compute.scoring import holistic_scores, table_rows, top_items
 from semid_lib.data import synthetic_catalogue
 from semid_lib.encoders import FAMAE
 from semid_lib.errors import DeviceMemoryError
@@ -30,8 +31,7 @@ from semid_lib.recommenders import (
     SASRec,
     T5Recommender,
 )
-from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
-from semid_lib.training import TrainingPaused
+from semid_lib.training import TrainingPaused, loop
 
 STEPS = 20
 SMALL = dict(
@@ -174,7 +174,7 @@ def test_paused_and_resumed_training_ends_with_the_same_weights(
     same = torch.equal(flat(whole), flat(again))
     assert same, "two unbroken runs differ: this device's sums are not repeatable"
     clock, pauses = SimpleNamespace(monotonic=count().__next__), 0
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     while True:
         running = dict(checkpoint=tmp_path / "run", deadline=clock.monotonic() + 12)
         try:

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import ops
 from semid_lib.codes import SemanticIds
-from semid_lib.recommenders import t5_fused
-from semid_lib.recommenders.beam import beam_search
-from semid_lib.recommenders.t5_network import T5
+from semid_lib.compute import products
+from semid_lib.networks import T5, t5_fused
+from semid_lib.recommenders.decoding.beam import beam_search
 
 transformers = pytest.importorskip("transformers", reason="transformers is a test dependency")
 
@@ -114,7 +113,9 @@ def test_dropout_stands_where_theirs_does(monkeypatch):
     monkeypatch.setattr(
         t5_fused, "compute_dtype", lambda model: None
     )  # its own test: test_t5_fused
-    monkeypatch.setattr(ops.Dropout, "forward", lambda self, x: x * 0.75 if self.training else x)
+    monkeypatch.setattr(
+        products.Dropout, "forward", lambda self, x: x * 0.75 if self.training else x
+    )
     mask = (tokens != 0).long()
     evaluated = ours.loss(tokens, targets, normalize="vocabulary")
     loss = theirs.train()(tokens, attention_mask=mask, labels=targets).loss

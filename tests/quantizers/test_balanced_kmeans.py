@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from semid_lib.compute import transport, transport_torch
 from semid_lib.errors import InputError
-from semid_lib.quantizers import BalancedKMeans, _transport, _transport_torch
+from semid_lib.quantizers import BalancedKMeans
 from semid_lib.quantizers.balanced_kmeans import Gram, Rows, _spread, lloyd
 from semid_lib.quantizers.base import NotFittedError
 
@@ -27,12 +28,12 @@ def tiles(cost, width=32):
 
 def numba_balance(cost, price):
     label = np.empty(len(cost), np.int64)
-    _transport.balance(tiles(cost), price, label)
+    transport.balance(tiles(cost), price, label)
     return label
 
 
 def torch_balance(cost, price):
-    return _transport_torch.balance(torch.from_numpy(cost.copy()), price).numpy()
+    return transport_torch.balance(torch.from_numpy(cost.copy()), price).numpy()
 
 
 BALANCES = pytest.mark.parametrize("balance", [numba_balance, torch_balance])
@@ -123,15 +124,15 @@ def test_a_repair_that_needs_points_out_of_reach_is_made_again(monkeypatch):
     cost = (x[:, None] - 10.0 * np.arange(4)) ** 2
     cost[:300, 0] -= rng.uniform(0, 50, 300)
     assert_optimal(cost, np.zeros(4), numba_balance)
-    looked_at, repair = [], _transport._repair
+    looked_at, repair = [], transport._repair
 
     def watched(table, *arguments):
         looked_at.append(len(table))
         return repair(table, *arguments)
 
-    monkeypatch.setattr(_transport, "_repair", watched)
+    monkeypatch.setattr(transport, "_repair", watched)
     label = np.empty(1203, np.int64)
-    _transport.balance.py_func(tiles(cost), np.zeros(4), label)
+    transport.balance.py_func(tiles(cost), np.zeros(4), label)
     assert len(looked_at) == 2 and looked_at[0] < 200 and looked_at[1] == 1203
     assert (label == numba_balance(cost, np.zeros(4))).all()
 
@@ -217,7 +218,7 @@ def test_planted_equal_clusters_are_found():
     assert len(set(zip(truth, labels))) == 6
 
 
-@pytest.mark.parametrize("space", [Rows, Gram, lambda Z: _transport_torch.TorchRows(Z, "cpu")])
+@pytest.mark.parametrize("space", [Rows, Gram, lambda Z: transport_torch.TorchRows(Z, "cpu")])
 def test_start_follows_the_d2_law(space):
     """Three points 0, 1, 10: the law of the chosen pair is worked out by hand."""
     space = space(np.array([[0.0], [1.0], [10.0]]))
@@ -313,7 +314,7 @@ def test_seeds_differ_and_repeat():
 def test_without_numba_the_torch_path_is_taken(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.setattr("semid_lib.quantizers.balanced_kmeans.find_spec", lambda name: None)
-    monkeypatch.delitem(sys.modules, "semid_lib.quantizers._transport", raising=False)
+    monkeypatch.delitem(sys.modules, "semid_lib.compute.transport", raising=False)
     X = np.random.default_rng(0).normal(size=(40, 4))
     assert BalancedKMeans(3).fit(X).sizes_.tolist().count(13) == 2
 
@@ -371,7 +372,7 @@ def test_kernels_work_where_numba_can_keep_nothing():
 from numba.core import caching
 for kind in (caching.CacheImpl, caching.CodeLibraryCacheImpl, caching.CompileResultCacheImpl):
     kind._locator_classes = []
-from semid_lib._jit import kernel
+from semid_lib.compute.jit import kernel
 from semid_lib.quantizers import _transport  # its kernels are set up here, compiled when called
 from semid_lib.recommenders import _scoring
 print(kernel(lambda x: x + 1)(2))

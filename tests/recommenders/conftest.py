@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import training
 from semid_lib.data import Interactions, leave_one_out
+from semid_lib.training import loop
 
 FIELDS = {"group": np.arange(20) // 5, "kind": np.tile([0, 2, -1, 1], 5)}
 
@@ -62,5 +62,5 @@ def shake():
 def ticks(monkeypatch):
     """Training's clock, which moves by one second each time it is read: pauses come by count."""
     clock = SimpleNamespace(monotonic=count().__next__)
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     return clock.monotonic

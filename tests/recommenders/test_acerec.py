@@ -8,10 +8,10 @@ from torch import nn
 
 from semid_lib.errors import InputError, NotFittedError
 from semid_lib.evaluation import evaluate
-from semid_lib.pipeline import count_parameters
 from semid_lib.recommenders import RPG, ACERec
 from semid_lib.recommenders._parallel import step_mask
 from semid_lib.recommenders.acerec import ACERecNetwork, TokenMerger, alignment_loss
+from semid_lib.runs import count_parameters
 from tests.recommenders.parallel import (
     CODES,
     DIGITS,

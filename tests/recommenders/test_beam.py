@@ -6,8 +6,8 @@ import torch
 
 from semid_lib.codes import SemanticIds
 from semid_lib.errors import InputError
-from semid_lib.recommenders.beam import beam_search
-from semid_lib.recommenders.t5_network import T5
+from semid_lib.networks import T5
+from semid_lib.recommenders.decoding.beam import beam_search
 
 SIZES = (5, 4, 6)
 

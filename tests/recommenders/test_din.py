@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from semid_lib.clicks import DIN, clicks, uauc
 from semid_lib.codes import SemanticIds
-from semid_lib.data import Interactions, clicks
+from semid_lib.data import Interactions
 from semid_lib.errors import (
     CheckpointError,
     CodesError,
@@ -15,8 +16,7 @@ from semid_lib.errors import (
     NotFittedError,
     UnknownItemError,
 )
-from semid_lib.evaluation import uauc
-from semid_lib.recommenders import DIN, SASRec
+from semid_lib.recommenders import SASRec
 
 TINY = dict(dim=4, attention=3, hidden=(5, 3), batch_size=64, epochs=2, precision="float64")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from semid_lib.compute import scoring
+from semid_lib.compute.scoring import holistic_scores, table_rows, top_items
 from semid_lib.errors import CodesError, InputError
-from semid_lib.recommenders import holistic
-from semid_lib.recommenders.holistic import holistic_scores, table_rows, top_items
 
 
 def problem(users=7, items=50, digits=4, codes=5, dtype=torch.float64, seed=0):
@@ -50,7 +50,7 @@ def test_top_items_equal_a_full_sort(k):
 
 @pytest.fixture(params=["torch", "numba"])
 def engine(request, monkeypatch):
-    monkeypatch.setattr(holistic, "_COMPILED", {"torch": 2**62, "numba": 0}[request.param])
+    monkeypatch.setattr(scoring, "_COMPILED", {"torch": 2**62, "numba": 0}[request.param])
 
 
 def test_top_items_of_many_chunks(engine):
@@ -88,9 +88,9 @@ def test_ties_over_many_groups(engine, users, k, kind):
 def test_both_engines_and_any_threads_give_the_same(users, half, monkeypatch):
     log_probs, codes = problem(users, 3001, digits=8, codes=32, dtype=torch.float32)
     rows, found, before = table_rows(codes, 32), [], torch.get_num_threads()
-    monkeypatch.setattr(holistic, "_PIECE", 1000)
+    monkeypatch.setattr(scoring, "_PIECE", 1000)
     for least, threads in ((2**62, 1), (0, 1), (0, 2)):
-        monkeypatch.setattr(holistic, "_COMPILED", least)
+        monkeypatch.setattr(scoring, "_COMPILED", least)
         torch.set_num_threads(threads)
         found.append((holistic_scores(log_probs, rows, half), *top_items(log_probs, rows, 5, half)))
     torch.set_num_threads(before)

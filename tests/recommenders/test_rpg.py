@@ -9,8 +9,8 @@ from semid_lib.errors import (
     NotFittedError,
 )
 from semid_lib.evaluation import evaluate
-from semid_lib.pipeline import count_parameters
 from semid_lib.recommenders import RPG, Recommender, T5Recommender
+from semid_lib.runs import count_parameters
 from tests.recommenders.parallel import (
     CODES,
     DIGITS,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import training
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import (
     CheckpointError,
@@ -15,7 +14,10 @@ from semid_lib.errors import (
 )
 from semid_lib.evaluation import ranks_from_scores
 from semid_lib.recommenders import HGN, BERT4Rec, GRU4Rec, S3Rec, SASRec
-from semid_lib.training import TrainingPaused
+from semid_lib.training import (
+    TrainingPaused,
+    loop,
+)
 
 SMALL = dict(
     dim=8, num_heads=2, ffn_dim=12, hidden_dim=12, batch_size=16, epochs=2, learning_rate=0.01,
@@ -90,9 +92,9 @@ def test_the_loss_of_groups_is_that_of_the_padded_batch_and_of_rows_alone(
 
 def test_batches_are_random(kind, tiny, split, monkeypatch):
     """Never of like length: longer samples have more targets, and a step is as large."""
-    told, batches = [], training._batches
+    told, batches = [], loop.batches_of_epoch
     monkeypatch.setattr(
-        training, "_batches", lambda n, e, b, lengths, *a: told.append(lengths) or
+        loop, "batches_of_epoch", lambda n, e, b, lengths, *a: told.append(lengths) or
         batches(n, e, b, lengths, *a),
     )  # fmt: skip
     kind(**tiny).fit(split)

@@ -17,8 +17,8 @@ from semid_lib.errors import (
     UnknownItemError,
 )
 from semid_lib.evaluation import evaluate
+from semid_lib.networks import T5, distance_buckets
 from semid_lib.recommenders import T5Recommender
-from semid_lib.recommenders.t5_network import T5, distance_buckets
 from semid_lib.training import TrainingPaused
 
 SMALL = dict(

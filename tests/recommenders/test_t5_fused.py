@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from semid_lib import ops
-from semid_lib.recommenders import t5_fused
-from semid_lib.recommenders.t5_network import T5
+from semid_lib.compute import products
+from semid_lib.networks import T5, t5_fused
 from semid_lib.training import train
 
 SIZES = (20, 30, 10)
@@ -93,7 +92,7 @@ def test_dropout_stands_where_the_plain_network_has_it(monkeypatch):
             index = np.arange(x.numel()).reshape(users, rows, heads, columns).swapaxes(1, 2)
         return x * torch.from_numpy(hashed(keys(), index) / np.float32(1 - rate)).to(x.dtype)
 
-    monkeypatch.setattr(ops.Dropout, "forward", forward)
+    monkeypatch.setattr(products.Dropout, "forward", forward)
     exact = results(copy.deepcopy(model).double(), *samples)
     assert not keys.left
     assert found[0] == pytest.approx(exact[0], abs=1e-5)

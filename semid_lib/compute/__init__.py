@@ -1,0 +1,1 @@
+"""What makes it fast, and the same everywhere: devices, threads, memory, products, processes."""

@@ -1,0 +1,13 @@
+"""The one training loop: resumable at any step, the same result however often it was stopped."""
+
+from semid_lib._lazy import lazy
+
+_HOMES = {
+    "History": "history",
+    "TrainingPaused": "history",
+    "like_lengths": "batches",
+    "rate_factor": "schedule",
+    "train": "loop",
+    "train_model": "loop",
+}
+__getattr__, __dir__, __all__ = lazy(__name__, _HOMES)
