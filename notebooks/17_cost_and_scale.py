@@ -169,7 +169,7 @@ r"""
 Two precautions. The counter knows the plain attention of PyTorch but not
 every fused one, so we switch the fused ones off; and we count in float64,
 because in float32 on a CPU this library calls another product
-(`semid_lib/ops.py`) that the counter does not know. Neither changes what
+(`semid_lib/compute/products.py`) that the counter does not know. Neither changes what
 is computed.
 
 ## FAMAE: what the formula says

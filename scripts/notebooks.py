@@ -162,7 +162,7 @@ def _input_digest(name: str) -> str:
 def inputs(path: Path, modules: list[str]) -> dict[str, str]:
     """Digest of everything besides its own cells that a chapter's outputs depend on."""
     names = [*sorted(modules), "pins", *(f"pins of {extra}" for extra in declared_extras(path))]
-    if "semid_lib/results.py" in modules:
+    if "semid_lib/runs/records.py" in modules:
         names += ["semid_lib/papers", "book/results"]
     return {name: _input_digest(name) for name in names}
 

@@ -370,7 +370,7 @@ def test_importing_systems_loads_nothing_heavy():
 
 
 def test_a_table_takes_over_what_it_is_like_and_overrules_it():
-    """A hand-worked case of the rules in the head of systems.toml."""
+    """A hand-worked case of the rules in the head of planning.toml."""
     shared = {
         "small": {"paper": {"dim": 8, "layers": 1}, "quick": {"dim": 2}},
         "deep": {"like": "small", "paper": {"layers": 6}},

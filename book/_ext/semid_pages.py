@@ -19,8 +19,8 @@ from semid_lib.systems import system_printed_as, title
 NO_BREAK = "\N{NO-BREAK SPACE}"
 STATUS, CLAIMS, API = "book/status", "book/claims", "book/api"
 # The reference follows the data; modules not named here come after, by name.
-WAY = ("data", "encoders", "quantizers", "codes", "recommenders", "training", "evaluation")
-WAY += ("diagnostics", "systems", "pipeline", "results", "queue", "plotting", "runtime")
+WAY = ("data", "encoders", "quantizers", "codes", "recommenders", "clicks", "training")
+WAY += ("evaluation", "diagnostics", "systems", "runs", "reports", "networks", "compute")
 NOT_LISTED = ("cli",)  # `semid --help` documents it
 STATES = ("live", "recorded", "partly", "not yet", "not possible")
 

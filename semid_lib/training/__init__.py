@@ -3,11 +3,7 @@
 from semid_lib._lazy import lazy
 
 _HOMES = {
-    "History": "history",
-    "TrainingPaused": "history",
-    "like_lengths": "batches",
-    "rate_factor": "schedule",
-    "train": "loop",
-    "train_model": "loop",
-}
+    "History": "history", "TrainingPaused": "history", "like_lengths": "batches",
+    "rate_factor": "schedule", "train": "loop", "train_model": "loop",
+}  # fmt: skip
 __getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

@@ -26,7 +26,8 @@ def book(tmp_path, monkeypatch):
     (tmp_path / "semid_lib/__init__.py").write_text("")
     (tmp_path / "semid_lib/part.py").write_text("ANSWER = 42\n")
     (tmp_path / "semid_lib/other.py").write_text("OTHER = 1\n")
-    (tmp_path / "semid_lib/results.py").write_text("")
+    (tmp_path / "semid_lib/runs").mkdir()
+    (tmp_path / "semid_lib/runs/records.py").write_text("")
     (tmp_path / "semid_lib/papers/resid_table1.csv").write_text("a,b\n1,2\n")
     (tmp_path / "notebooks/chapters.toml").write_text('[01]\nextras = ["maps"]\n')
     (tmp_path / "requirements.txt").write_text("torch==2.0\nruff==1.0\numap-learn==0.5\n")
@@ -58,7 +59,7 @@ def executions(monkeypatch):
             cell.execution_count = count
         notebook.metadata["semid"] = {
             "cells": notebooks._cells_digest(notebook),
-            "inputs": notebooks.inputs(path, ["semid_lib/part.py", "semid_lib/results.py"]),
+            "inputs": notebooks.inputs(path, ["semid_lib/part.py", "semid_lib/runs/records.py"]),
         }
         done.append(path.stem)
         return notebook
