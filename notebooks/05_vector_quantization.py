@@ -1397,14 +1397,15 @@ for data in AMAZON:
 ours = amazon[amazon["dataset"] == "beauty"].set_index("tokenizer")
 if ours["error"].notna().all():
     assert ours["error"].idxmin() == "R-KMeans"
-    assert ours["CR"]["RQ-VAE"] < 2 < ours["CR, printed"]["RQ-VAE"]
-    assert ours["CR"]["R-KMeans"] < 1.2 and ours["usage"]["MQ"] < 0.1
+    for name in ("RQ-VAE", "MQ"):
+        assert ours["CR"][name] < 2 < 40 < ours["CR, printed"][name]
+    assert ours["CR"]["R-KMeans"] < 1.2
 
 # %% [markdown]
 r"""
-On Beauty, our RQ-VAE is not the printed one: ours has few collisions, that
-one has dozens of items to an ID. MQ collapses with us as well. And the
-least error has R-KMeans, which learns nothing but means.
+On Beauty, neither our RQ-VAE nor our MQ is the printed one: ours have one or
+two items to an ID, those have dozens. And the least error has
+R-KMeans, which learns nothing but means.
 """
 
 # %% tags=["hide-input"]
