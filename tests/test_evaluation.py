@@ -117,6 +117,26 @@ class TestRanks:
         assert (ranks.ndcg(50) == 1 / np.log2(np.arange(2, 52))).all()
         assert (ranks.reciprocal() == 1 / np.arange(1, 51)).all()
 
+    def test_a_large_catalogue_counts_as_a_small_one(self):
+        """Wide rows are counted one by one: above, ties and the rule "unseen" by sorting."""
+        rng = np.random.default_rng(3)
+        scores = rng.integers(0, 50, size=(4, 9000)).astype(float)
+        scores[3, 17] = -np.inf
+        targets = np.array([5, 8999, 0, 17])
+        histories = [rng.integers(0, 9000, size=30) for _ in targets]
+        for seen in (None, histories):
+            ranks = ranks_from_scores(scores, targets, seen)
+            for row, target in enumerate(targets[:3]):
+                left = np.setdiff1d(np.arange(9000), [] if seen is None else seen[row])
+                assert target in left
+                others = scores[row, left[left != target]]
+                assert ranks.above[row] == (others > scores[row, target]).sum()
+                assert ranks.ties[row] == (others == scores[row, target]).sum()
+            assert ranks.recall(9000)[3] == 0
+        scores[1, 4000] = np.nan
+        with pytest.raises(InputError, match="1 users .first: row 1. hold NaN"):
+            ranks_from_scores(scores, targets)
+
     def test_nan_scores(self):
         with pytest.raises(InputError, match=r"1 users \(first: row 1\) hold NaN.*diverge"):
             ranks_from_scores([[0.0, 1.0], [0.0, np.nan]], [0, 0])

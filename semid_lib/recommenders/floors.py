@@ -11,6 +11,10 @@ from semid_lib.recommenders.base import Recommender
 from semid_lib.settings import NONE, check_settings, real, whole
 
 
+_DENSE = 0.1  # share of pairs from which a matrix of all similarities is faster
+_SMALL = 5000  # items whose matrix takes 200 MB
+
+
 class Popularity(Recommender):
     """Rank items by how often they occur in the train part, the same for everyone."""
 
@@ -56,7 +60,10 @@ class MarkovChain(Recommender):
 
     def _scores(self, histories):
         last = np.array([history[-1] for history in histories])
-        return self.counts_[last].toarray() + self.backoff_
+        followed = self.counts_[last].tocoo()
+        scores = np.tile(self.backoff_, (len(histories), 1))
+        scores[followed.row, followed.col] += followed.data
+        return scores
 
     def _state(self):
         return {"backoff": torch.tensor(self.backoff_), **_sparse_state(self.counts_)}
@@ -99,8 +106,12 @@ class ItemKNN(Recommender):
         return self
 
     def _scores(self, histories):
-        scores = _occurrences(histories, self.num_items_) @ self.similarity_
-        scores.data = scores.data.round(12)  # sums that differ only by the order of adding tie
+        takes = _occurrences(histories, self.num_items_)
+        decimals = 12  # sums that differ only by the order of adding tie
+        if self.num_items_ <= _SMALL and self.similarity_.nnz > _DENSE * self.num_items_**2:
+            return (takes @ self.similarity_.toarray()).round(decimals)
+        scores = takes @ self.similarity_
+        scores.data = scores.data.round(decimals)
         return scores.toarray()
 
     def _state(self):

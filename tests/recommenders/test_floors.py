@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from semid_lib.data import Interactions, leave_one_out
 from semid_lib.errors import CheckpointError, EmptyHistoryError, InputError, NotFittedError
 from semid_lib.evaluation import evaluate
-from semid_lib.recommenders import ItemKNN, MarkovChain, Popularity
+from semid_lib.recommenders import ItemKNN, MarkovChain, Popularity, floors
 from semid_lib.storage import load_tensors, save_tensors
 
 FLOORS = [Popularity(), MarkovChain(), ItemKNN(), ItemKNN(neighbours=2, shrinkage=1.5)]
@@ -92,6 +92,16 @@ def test_item_knn_equals_sklearn():
     histories = split.histories("test")
     truth = [similar[history].sum(axis=0) for history in histories]
     np.testing.assert_allclose(ItemKNN().fit(split).score_items(histories), truth, atol=1e-10)
+
+
+def test_item_knn_scores_alike_however_dense_the_similarities(monkeypatch):
+    split = random_split()
+    model = ItemKNN().fit(split)
+    assert model.similarity_.nnz > 0.1 * 30**2
+    histories = split.histories("test")
+    dense = model.score_items(histories)
+    monkeypatch.setattr(floors, "_SMALL", 0)
+    np.testing.assert_array_equal(dense, model.score_items(histories))
 
 
 @pytest.mark.parametrize("model", FLOORS, ids=str)
