@@ -210,7 +210,7 @@ def test_paused_and_resumed_is_as_if_unbroken(tmp_path, monkeypatch, update):
     settings = {**SMALL, "epochs": 6, "update": update, "restart": True, "batch_size": 64}
     whole = RQVAE(**settings).fit(X)
     model, clock, pauses = RQVAE(**settings), iter(range(10_000)), 0
-    monkeypatch.setattr("semid_lib.training.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("semid_lib.training.loop.time.monotonic", lambda: next(clock))
     while True:
         try:
             model.fit(X, checkpoint=tmp_path / "run.safetensors", deadline=next(clock) + 20)
