@@ -41,7 +41,7 @@ class DIN(Recommender):
             (200-80-1, PReLU).
         code_form: "sum" or "prefix"; read only if `fit` gets codes.
         user_ids: whether p_u is learnt; it can say how easily a user is pleased, not what by.
-        patience: epochs without gain in validation UAUC. The others: see `training.train`.
+        patience: epochs without gain in validation UAUC. The others: see `training.TrainSettings`.
 
     Attributes:
         history_: `training.History`; its epochs hold the validation's "uauc".

@@ -116,7 +116,7 @@ class R3VAETop1(LearntQuantizer):
         epochs: a hundred times in them the levels' perplexities are looked at, and the weights of
             the largest sum are kept; None for as many as make 20,000 steps, with a look at each.
         batch_size, learning_rate, weight_decay, device, precision, random_state: see
-            `training.train`; the learning rate is constant.
+            `training.TrainSettings`; the learning rate is constant.
 
     Attributes:
         codes_: `[N, L]` int64. level_sizes_: (K,) * L. codebooks_: L arrays `[K, D]`, unit length.
