@@ -119,7 +119,7 @@ from semid_lib.runs import (
     records_folder,
 )
 from semid_lib.systems import plan
-from semid_lib.training.batches import _batches
+from semid_lib.training.batches import batches_of_epoch
 
 # %% [markdown]
 r"""
@@ -840,7 +840,7 @@ def window_lengths(name, longest=32):
 
 lengths = {n: window_lengths(n) for n in ("beauty", "ml-100k")}
 few = lengths["beauty"][:9000]
-library = _batches(9000, 9000, 64, few, 0, 0, "cpu")
+library = batches_of_epoch(9000, 9000, 64, few, 0, 0, "cpu")
 library = [known.numpy() for _, known in library]
 mine = by_length(few, 64, np.random.default_rng(0))
 a, b = (np.sort(padded(few, x)) for x in (library, mine))
@@ -1329,7 +1329,7 @@ r"""
 For models of this size the parameters are nothing; activations are all.
 One batch of 2,048 full histories, with attention written out, nearly fills the 16 GB of a T4 before the backward pass has
 begun, which needs room of its own. In pieces of 256
-it fits easily, with the same gradient (`training.train(at_once=...)`, which
+it fits easily, with the same gradient (`TrainSettings(at_once=...)`, which
 the T5 uses on CPUs). Fused attention, as on GPUs and in the library's own
 passes for a CPU, never stores the square. And when it is too much, the library stops before the step and says how many
 samples fit.

@@ -14,7 +14,7 @@ from semid_lib.compute.device import resolve_device
 from semid_lib.errors import CodesError, InputError, UnknownItemError
 from semid_lib.recommenders.base import Recommender
 from semid_lib.settings import FLAG, SIZE, check_settings, choice, keep_settings, several
-from semid_lib.training import train_model
+from semid_lib.training import TrainSettings, train
 
 _CHUNK = 4096  # rows rated at once
 
@@ -41,7 +41,7 @@ class DIN(Recommender):
             (200-80-1, PReLU).
         code_form: "sum" or "prefix"; read only if `fit` gets codes.
         user_ids: whether p_u is learnt; it can say how easily a user is pleased, not what by.
-        patience: epochs without gain in validation UAUC. The others: see `training.train`.
+        patience: epochs without gain in validation UAUC. The others: see `training.TrainSettings`.
 
     Attributes:
         history_: `training.History`; its epochs hold the validation's "uauc".
@@ -105,10 +105,12 @@ class DIN(Recommender):
             user_auc(np.zeros(len(asked)), *answers)
         except InputError:  # no user can be asked
             validate = None
-        self.history_ = train_model(
-            self, loss, len(rows), monitor="uauc", validate=validate,
-            lengths=(clicks.end - clicks.start)[clicks.rows("train")],
-            patience=self.patience if validate else None,
+        settings = TrainSettings.of(
+            self, monitor="uauc", patience=self.patience if validate else None
+        )
+        self.history_ = train(
+            self.network_, loss, len(rows), settings, validate=validate,
+            lengths=(clicks.end - clicks.start)[clicks.rows("train")], label=type(self).__name__,
             checkpoint=checkpoint, deadline=deadline, progress=progress,
             identity={**self.get_params(), "device": 0, "data": clicks.data.sha256,
                       "rows": _digest(tokens, label, clicks.part, clicks.start)},

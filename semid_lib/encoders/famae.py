@@ -32,7 +32,7 @@ from semid_lib.settings import (
     whole,
 )
 from semid_lib.storage import load_tensors, restoring, save_tensors
-from semid_lib.training import train_model
+from semid_lib.training import TrainSettings, train
 
 FULL_SOFTMAX_UP_TO = 4096
 
@@ -64,7 +64,7 @@ class FAMAE(Probes, BaseEstimator):
         snapshot_epochs: the same in epochs, parts of one too, at least a step: 0.25, 1, 3. Those
             that training does not reach are not kept.
         epochs, batch_size, learning_rate, weight_decay, samples_per_epoch, precision, device,
-            random_state: see `training.train`.
+            random_state: see `training.TrainSettings`.
 
     Attributes:
         history_: `training.History`; each epoch holds both metrics on the validation targets.
@@ -117,13 +117,15 @@ class FAMAE(Probes, BaseEstimator):
         lengths = (here[2] - here[1]).numpy()
         elsewhere = ("device", "normalize", "snapshot_epochs")  # the last stands in the steps
         identity = {k: v for k, v in self.get_params().items() if k not in elsewhere}
-        self.history_ = train_model(
-            self, lambda rows, known: self._loss(samples, rows, here, known), len(lengths),
-            lengths=lengths, monitor="both_metrics", patience=self.patience,
+        settings = TrainSettings.of(
+            self, monitor="both_metrics", snapshot_steps=self._snapshots(len(lengths))
+        )
+        self.history_ = train(
+            self.network_, lambda rows, known: self._loss(samples, rows, here, known),
+            len(lengths), settings, lengths=lengths,
             validate=(lambda: self.metrics(split)) if len(split.users) else None,
-            snapshot=self.network_.state_dict, snapshot_steps=self._snapshots(len(lengths)),
             checkpoint=checkpoint, deadline=deadline, progress=progress,
-            identity={**identity, "data": split.data.sha256},
+            label=type(self).__name__, identity={**identity, "data": split.data.sha256},
         )  # fmt: skip
         return self
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.compute.device import resolve_device
-from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, Run, in_chunks
+from semid_lib.quantizers._learnt import CHUNK, LearntQuantizer, Run, in_chunks, load_weights
 from semid_lib.quantizers.base import check_codes
 from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.settings import NONE, SIZE, choice, real, several, whole
@@ -44,11 +44,6 @@ class CodebookNetwork(nn.Module):
             self.register_buffer("codebooks", words)
             self.register_buffer("ema_count", torch.ones(num_levels, num_codes))
             self.register_buffer("ema_sum", words.clone())
-        # Tallies are buffers, so that a resumed epoch ends with the figures of an unbroken one.
-        self.register_buffer("chosen", torch.zeros(num_levels, num_codes, dtype=torch.long))
-        self.register_buffer("sums", torch.zeros(3))  # rows and the two losses
-        self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
-        self.register_buffer("running", torch.zeros((), dtype=torch.bool))
 
     def assign(self, latents: Tensor, prepare=None) -> Tensor:
         """Codes `[B, L]` of `latents` `[B, M, D]`: the nearest word of each level in turn.
@@ -71,9 +66,9 @@ class CodebookNetwork(nn.Module):
 
     def words(self, codes: Tensor) -> Tensor:
         """The words `[B, l, D]` of codes or prefixes `[B, l]`."""
-        return F.embedding(self._flat(codes), self.codebooks.flatten(0, 1))
+        return F.embedding(self.flat(codes), self.codebooks.flatten(0, 1))
 
-    def _flat(self, codes: Tensor) -> Tensor:
+    def flat(self, codes: Tensor) -> Tensor:
         """Rows of the words of all levels put below each other."""
         return codes + self.codebooks.shape[1] * torch.arange(codes.shape[1], device=codes.device)
 
@@ -93,7 +88,7 @@ class CodebookNetwork(nn.Module):
 
     def _move_words(self, codes, inputs):
         """Running means: of the number of vectors that chose each word, and of their sum."""
-        flat = self._flat(codes).flatten()
+        flat = self.flat(codes).flatten()
         count, total = torch.zeros_like(self.ema_count), torch.zeros_like(self.ema_sum)
         count.view(-1).index_add_(0, flat, torch.ones_like(flat, dtype=count.dtype))
         total.flatten(0, 1).index_add_(0, flat, inputs.flatten(0, 1))
@@ -101,15 +96,6 @@ class CodebookNetwork(nn.Module):
         self.ema_sum.lerp_(total, 1 - self.ema_decay)
         count = self.ema_count[..., None]
         self.codebooks.copy_(torch.where(count > 1e-6, self.ema_sum / count, self.codebooks))
-
-    @torch.no_grad()
-    def tally(self, codes, reconstruction, quantization):
-        """Count a batch's codes and add up its losses."""
-        flat = self._flat(codes).flatten()
-        self.chosen.view(-1).scatter_add_(0, flat, torch.ones_like(flat))
-        rows = torch.full_like(reconstruction, len(codes))
-        batch = torch.stack([rows, len(codes) * reconstruction, len(codes) * quantization])
-        self.sums += batch.to(self.sums.dtype)
 
     def set_words(self, level: int, index, words: Tensor):
         """Give some words of a level new values."""
@@ -124,9 +110,8 @@ class CodebookNetwork(nn.Module):
         centres, _, _ = kmeans(rest.cpu().numpy(), self.codebooks.shape[1], START_STEPS, rng)
         self.set_words(level, slice(None), torch.as_tensor(centres).to(self.codebooks))
 
-    def restart(self, level: int, rest: Tensor, rng):
-        """Move each word that nothing chose in the last epoch onto some row of `rest`."""
-        dead = (self.chosen[level] == 0).nonzero()[:, 0]
+    def restart(self, level: int, dead: Tensor, rest: Tensor, rng):
+        """Move the words `dead` of a level onto some rows of `rest`."""
         rows = rng.choice(len(rest), len(dead), replace=len(dead) > len(rest))
         self.set_words(level, dead, rest[torch.as_tensor(rows, device=rest.device)])
 
@@ -159,7 +144,10 @@ class CodebookRun(Run):
 
     def __init__(self, model: CodebookQuantizer, X, seed: int):
         super().__init__(model, X, seed)
-        self.running = None  # not known before the first step, which may be a resumed one
+        words = self.network.codebooks.detach()
+        self.chosen = torch.zeros_like(words[..., 0], dtype=torch.long)  # how often, this epoch
+        self.sums = words.new_zeros(3)  # rows and the two losses
+        self.latest = None  # codes and losses of the step that is being taken
         order = np.random.default_rng([seed, 1]).permutation(len(X))
         kept = max(len(X) - int(model._held_out * len(X)), model.num_codes)
         self.rows = torch.as_tensor(np.sort(order[:kept]), device=self.device)
@@ -171,31 +159,50 @@ class CodebookRun(Run):
         return len(self.rows)
 
     def loss(self, index: Tensor, known=None) -> Tensor:
-        """Mean loss of some rows; the first of an epoch prepares the codebooks."""
-        network = self.network
-        if self.running is None:
-            self.running = bool(network.running)
-        if not self.running:
-            self._begin_epoch()
-        value, *parts, codes = network.losses(self.data[self.rows[index]])
-        network.tally(codes, *parts)
+        """Mean loss of some rows."""
+        value, *self.latest = self.network.losses(self.data[self.rows[index]])
         return value
 
-    @torch.no_grad()
-    def _begin_epoch(self):
-        network, model, epoch = self.network, self.model, int(self.network.epochs)
-        rng = np.random.default_rng([self.seed, epoch, 2])
-        with torch.autocast(torch.device(self.device).type, enabled=False):
-            if model._starts(epoch):
-                latents = self._latents(rng, model._start_rows())
-                network.assign(latents, lambda level, rest: network.start(level, rest, self.seed))
-            elif epoch and model.restart:
-                latents = self._latents(rng, RESTART_ROWS * model.num_codes)
-                network.assign(latents, lambda level, rest: network.restart(level, rest, rng))
-        network.chosen.zero_()
-        network.sums.zero_()
-        network.running.fill_(True)
-        self.running = True
+    def begin_epoch(self, epoch: int) -> None:
+        """Start the codebooks or restart words that nothing chose, and begin new tallies."""
+        model, before = self.model, epoch - 1
+        rng = np.random.default_rng([self.seed, before, 2])
+        if model._starts(before):
+            self._start(rng)
+        elif before and model.restart:
+            self._restart(rng)
+        self.chosen.zero_()
+        self.sums.zero_()
+
+    def _start(self, rng) -> None:
+        network = self.network
+        latents = self._latents(rng, self.model._start_rows())
+        network.assign(latents, lambda level, rest: network.start(level, rest, self.seed))
+
+    def _restart(self, rng) -> None:
+        def prepare(level, rest):
+            dead = (self.chosen[level] == 0).nonzero()[:, 0]
+            self.network.restart(level, dead, rest, rng)
+
+        latents = self._latents(rng, RESTART_ROWS * self.model.num_codes)
+        self.network.assign(latents, prepare)
+
+    def after_step(self, step: int) -> None:
+        """Count the batch's codes and add up its losses."""
+        reconstruction, quantization, codes = self.latest
+        flat = self.network.flat(codes).flatten()
+        self.chosen.view(-1).scatter_add_(0, flat, torch.ones_like(flat))
+        rows = torch.full_like(reconstruction, len(codes))
+        batch = torch.stack([rows, len(codes) * reconstruction, len(codes) * quantization])
+        self.sums += batch.to(self.sums.dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        """The tallies, so that a resumed epoch ends with the figures of an unbroken one."""
+        return {"chosen": self.chosen, "sums": self.sums}
+
+    def load_state(self, tensors) -> None:
+        self.chosen.copy_(tensors["chosen"])
+        self.sums.copy_(tensors["sums"])
 
     def _latents(self, rng, count: int) -> Tensor:
         """Encode a sample of the rows that are trained on."""
@@ -204,9 +211,8 @@ class CodebookRun(Run):
         return torch.cat([self.network.encode(self.data[r]) for r in rows.split(CHUNK)])
 
     def report(self) -> dict:
-        network = self.network
-        rows, reconstruction, quantization = network.sums.tolist()
-        share = network.chosen.double() / network.chosen.sum(1, keepdim=True)
+        rows, reconstruction, quantization = self.sums.tolist()
+        share = self.chosen.double() / self.chosen.sum(1, keepdim=True)
         entropy = -torch.special.xlogy(share, share).sum(1)
         entry = {
             "reconstruction": reconstruction / rows,
@@ -216,12 +222,9 @@ class CodebookRun(Run):
         }
         if len(self.held_out):
             parts = self.held_out.split(CHUNK)
-            total = sum(float(network.losses(x)[0]) * len(x) for x in parts)
+            total = sum(float(self.network.losses(x)[0]) * len(x) for x in parts)
             entry["held_out"] = total / len(self.held_out)
             entry["score"] = -entry["held_out"]
-        network.epochs += 1
-        network.running.fill_(False)
-        self.running = False
         return entry
 
 
@@ -280,5 +283,5 @@ class CodebookQuantizer(LearntQuantizer):
     def _restore(self, arrays):
         network = self._network(self.n_features_in_).to(resolve_device(self.device))
         network.to(torch.as_tensor(arrays["codebooks"]).dtype)
-        network.load_state_dict({k: torch.as_tensor(a) for k, a in arrays.items()})
+        load_weights(network, arrays)
         self._adopt(network.eval())

@@ -18,22 +18,23 @@ from semid_lib.errors import CollapseWarning, InputError
 from semid_lib.quantizers.balanced_kmeans import check_clusters
 from semid_lib.quantizers.base import Quantizer, check_vectors
 from semid_lib.settings import check_seed
-from semid_lib.training import train
+from semid_lib.training import Hook, TrainSettings, train
 
 STEPS = 20_000  # optimiser steps of a fit with epochs=None
 CHUNK = 8192  # rows that are coded or decoded at once
 
 
-class Run:
+class Run(Hook):
     """One training of a tokenizer: network and data on the device, and the last good state."""
 
-    monitor = "epoch"  # what chooses the epoch that is kept: the last
+    monitor = ""  # what chooses the epoch that is kept: the last
 
     def __init__(self, model: LearntQuantizer, X, seed: int):
-        self.model, self.seed, self.good = model, seed, None
+        self.model = model
+        self.seed = seed
+        self.good = None  # the weights at the end of the last epoch, where the loss was finite
         self.device = resolve_device(model.device)
-        self.precision = resolve_precision(model.precision, self.device)
-        dtype = PRECISIONS[self.precision][0]
+        dtype = PRECISIONS[resolve_precision(model.precision, self.device)][0]
         torch.manual_seed(seed)
         wide = X.astype(np.float64) if dtype == torch.float64 else X  # its k-means start, too
         self.network = model._build(wide, seed).to(self.device, dtype)
@@ -52,11 +53,11 @@ class Run:
         """What the history holds of an epoch besides its loss."""
         return self.network.report(self.data)
 
-    def end_epoch(self) -> dict:
+    def end_epoch(self, entry) -> dict:
         """Report, and keep the state: here the loss was finite."""
-        entry = self.report()
+        found = self.report()
         self.good = {name: t.clone() for name, t in self.network.state_dict().items()}
-        return entry
+        return found
 
     def train(self, **keywords):
         """Train with the settings of the model; keywords go to `training.train`."""
@@ -65,11 +66,11 @@ class Run:
         if epochs is None:
             epochs = math.ceil(STEPS / math.ceil(len(self) / model.batch_size))
         identity = {k: v for k, v in model.get_params().items() if k != "device"}
+        settings = TrainSettings.of(
+            model, epochs=epochs, schedule="constant", monitor=self.monitor, seed=self.seed
+        )
         return train(
-            self.network, self.loss, len(self), epochs=epochs, batch_size=model.batch_size,
-            learning_rate=model.learning_rate, weight_decay=model.weight_decay,
-            schedule="constant", validate=self.end_epoch, monitor=self.monitor,
-            precision=self.precision, device=self.device, seed=self.seed,
+            self.network, self.loss, len(self), settings, hooks=[self], device=self.device,
             label=type(model).__name__, identity={**identity, "data": self.digest}, shared=False,
             **keywords,
         )  # fmt: skip
@@ -149,6 +150,12 @@ def in_chunks(function, rows: np.ndarray, like: Tensor) -> np.ndarray:
     if rows.is_floating_point():
         rows = rows.to(like.dtype)
     return torch.cat([function(part) for part in rows.split(CHUNK)]).cpu().numpy()
+
+
+def load_weights(network, arrays) -> None:
+    """Load a network's state; files of earlier versions hold tallies of its training, too."""
+    names = network.state_dict().keys()
+    network.load_state_dict({n: torch.as_tensor(a) for n, a in arrays.items() if n in names})
 
 
 def squared_error(rows: Tensor, targets: Tensor) -> Tensor:

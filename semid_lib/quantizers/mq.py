@@ -108,7 +108,7 @@ class MQ(CodebookQuantizer):
             all rows share a handful of IDs.
         epochs: None for as many as make 20,000 steps.
         batch_size, learning_rate, weight_decay, device, precision, random_state: see
-            `training.train`; the learning rate is constant.
+            `training.TrainSettings`; the learning rate is constant.
 
     Attributes:
         codes_, level_sizes_, codebooks_, history_, network_: as `RQVAE`; "quantization" is

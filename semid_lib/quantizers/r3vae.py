@@ -64,7 +64,7 @@ class R3VAE(LearntQuantizer):
         init: codewords start as centroids, "kmeans" or "spherical" (by cosine), of e^0 and of
             what the nearest ones of the levels before left; or "normal", at N(0, std of e^0).
         epochs, batch_size, learning_rate, weight_decay, device, precision, random_state: see
-            `training.train`; the learning rate is constant.
+            `training.TrainSettings`; the learning rate is constant.
 
     Attributes:
         codes_: `[N, L]` int64 in 0..K-1. level_sizes_: (K,) * L.

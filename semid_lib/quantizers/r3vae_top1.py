@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semid_lib.compute.device import resolve_device
 from semid_lib.errors import InputError
-from semid_lib.quantizers._learnt import LearntQuantizer, Run, in_chunks
+from semid_lib.quantizers._learnt import LearntQuantizer, Run, in_chunks, load_weights
 from semid_lib.quantizers.base import check_codes
 from semid_lib.quantizers.kmeans import kmeans
 from semid_lib.settings import NONE, keep_settings, real, whole
@@ -28,8 +28,6 @@ class Top1Network(nn.Module):
         self.reference = nn.Parameter(torch.empty(dim).uniform_(-1, 1))
         self.codebooks = nn.Parameter(torch.empty(num_levels, num_codes, dim).normal_())
         self.decoder = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
-        # a buffer, so that a resumed run looks at the same epochs as an unbroken one
-        self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
         for layer in self.decoder[::2]:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -92,13 +90,12 @@ class Top1Run(Run):
 
     monitor = "spread"
 
-    def end_epoch(self) -> dict:
-        entry = super().end_epoch()
-        self.network.epochs += 1
+    def end_epoch(self, entry) -> dict:
+        found = super().end_epoch(entry)
         every = max(math.ceil((self.model.epochs or 1) / 100), 1)
-        looked = int(self.network.epochs) % every == 0
-        entry["spread"] = sum(entry["perplexity"]) if looked else -1.0
-        return entry
+        looked = entry["epoch"] % every == 0
+        found["spread"] = sum(found["perplexity"]) if looked else -1.0
+        return found
 
 
 class R3VAETop1(LearntQuantizer):
@@ -119,7 +116,7 @@ class R3VAETop1(LearntQuantizer):
         epochs: a hundred times in them the levels' perplexities are looked at, and the weights of
             the largest sum are kept; None for as many as make 20,000 steps, with a look at each.
         batch_size, learning_rate, weight_decay, device, precision, random_state: see
-            `training.train`; the learning rate is constant.
+            `training.TrainSettings`; the learning rate is constant.
 
     Attributes:
         codes_: `[N, L]` int64. level_sizes_: (K,) * L. codebooks_: L arrays `[K, D]`, unit length.
@@ -206,5 +203,5 @@ class R3VAETop1(LearntQuantizer):
         )
         state = {n.removeprefix("network."): torch.as_tensor(a) for n, a in arrays.items()}
         network = self._network(self.n_features_in_).to(state["codebooks"].dtype)
-        network.load_state_dict(state)
+        load_weights(network, state)
         self._adopt(network.to(resolve_device(self.device)).eval())

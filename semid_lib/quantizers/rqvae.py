@@ -84,7 +84,7 @@ class RQVAE(CodebookQuantizer):
         init: words start as the k-means centres of r_l, or "uniform" in -1/K..1/K.
         epochs: None for as many as make 20,000 steps.
         batch_size, learning_rate, weight_decay, device, precision, random_state: see
-            `training.train`; the learning rate is constant.
+            `training.TrainSettings`; the learning rate is constant.
 
     Attributes:
         codes_: `[N, L]` int64 in 0..K-1. level_sizes_: (K,) * L.

@@ -9,11 +9,11 @@ import numpy as np
 from semid_lib.errors import CodesError, InputError
 from semid_lib.recommenders.base import PADDING, Recommender
 from semid_lib.settings import check_settings
-from semid_lib.training import History, train_model
+from semid_lib.training import History, TrainSettings, train
 
 
 class IdsRecommender(Recommender):
-    """Has a `network_`, and settings with the names that `training.train` gives them."""
+    """Has a `network_`, and settings with the names that `TrainSettings` gives them."""
 
     def _check_ids(self, split, sids) -> None:
         """Raise InputError without `sids`, CodesError for those of another catalogue."""
@@ -29,12 +29,15 @@ class IdsRecommender(Recommender):
                 "needs codes, and they must be this dataset's"
             )
 
-    def _train(self, split, sids, loss, num_samples, **more) -> History:
-        """Train the network by this model's settings; `more` are other keywords of `train`."""
+    def _train(self, split, sids, loss, num_samples, settings: TrainSettings, **more) -> History:
+        """Train the network; `more` are keywords of `training.train`."""
         identity = {k: v for k, v in self.get_params().items() if k != "device"}
         identity["data"] = split.data.sha256
         identity["codes"] = hashlib.sha256(sids.tokens.tobytes()).hexdigest()
-        return train_model(self, loss, num_samples, identity=identity, **more)
+        return train(
+            self.network_, loss, num_samples, settings, label=type(self).__name__,
+            identity=identity, **more,
+        )  # fmt: skip
 
 
 def first_unseen(items, scores, histories, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from semid_lib.networks import INITIAL_STD
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
 from semid_lib.settings import FLAG, check_settings, choice
-from semid_lib.training import like_lengths
+from semid_lib.training import TrainSettings, like_lengths
 
 _ROWS = {"cpu": (8, 32), "cuda": (256, 256)}  # sequences read together, at least and at most
 _USERS = 1024  # whose histories are read, and scored, at once
@@ -230,7 +230,8 @@ class ParallelRecommender(IdsRecommender):
         self.history_ = self._train(
             split, sids,
             lambda _, batch: self._loss(items, rows[:, batch], counts) / (len(batch) * per_row),
-            len(start), lengths=end - start, alike=False, monitor="ndcg@10", patience=self.patience,
+            len(start), TrainSettings.of(self, monitor="ndcg@10"),
+            lengths=end - start, alike=False,
             validate=(lambda: self._validate(split)) if len(split.users) else None,
             checkpoint=checkpoint, deadline=deadline, progress=progress,
         )  # fmt: skip

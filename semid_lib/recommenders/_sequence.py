@@ -20,7 +20,7 @@ from semid_lib.networks import (
 )
 from semid_lib.recommenders.base import Recommender
 from semid_lib.settings import check_settings, choice
-from semid_lib.training import like_lengths, train_model
+from semid_lib.training import TrainSettings, like_lengths, train
 
 LOSSES = ("full", "sampled", "bce", "bpr")
 _GROUP = {"cpu": 8, "cuda": 256}  # samples of like length that are encoded together, at least
@@ -82,20 +82,21 @@ class SequenceRecommender(Recommender):
         per_row = self._per_row(lengths) if len(lengths) else 1.0
         self.history_ = self._train(
             split, partial(self._loss, per_row=per_row), rows, lengths,
-            patience=self.patience, monitor="ndcg@10",
+            TrainSettings.of(self, monitor="ndcg@10"), label=type(self).__name__,
             validate=(lambda: self._validate(split)) if len(split.users) else None, **running,
         )  # fmt: skip
         self._see(split)
         return self
 
-    def _train(self, split, loss, rows, lengths, **settings):
+    def _train(self, split, loss, rows, lengths, settings: TrainSettings, **more):
         """Train on the samples `rows`: those of a batch go to `loss(items, *rows, lengths)`."""
         device = self.network_.table.weight.device
         items, rows = (torch.as_tensor(array, device=device) for array in (split.items, rows))
-        return train_model(
-            self, lambda batch, known: loss(items, *rows[:, batch], lengths=lengths[known]),
-            len(lengths), lengths=lengths, alike=False,
-            identity={**self.get_params(), "device": 0, "data": split.data.sha256}, **settings,
+        return train(
+            self.network_,
+            lambda batch, known: loss(items, *rows[:, batch], lengths=lengths[known]),
+            len(lengths), settings, lengths=lengths, alike=False,
+            identity={**self.get_params(), "device": 0, "data": split.data.sha256}, **more,
         )  # fmt: skip
 
     def _prepare(self, split) -> None: ...

@@ -11,6 +11,7 @@ from semid_lib.errors import InputError
 from semid_lib.networks import INITIAL_STD, SequenceNetwork, item_fields
 from semid_lib.recommenders._sequence import CausalRecommender, SequenceRecommender
 from semid_lib.settings import NAMES, Limit, choice, keep_settings, real, several, whole
+from semid_lib.training import TrainSettings
 
 TASKS = ("aap", "mip", "map", "sp")
 _WEIGHTS = Limit(
@@ -92,9 +93,11 @@ class S3Rec(CausalRecommender):
         start = np.maximum(start, end + 1 - self.max_history)  # the newest is read too
         if checkpoint is not None:
             checkpoint = Path(checkpoint).with_suffix(".pretraining.safetensors")
+        settings = TrainSettings.of(
+            self, epochs=self.pretrain_epochs, batch_size=self.pretrain_batch_size, patience=None
+        )
         self.pretraining_ = self._train(
-            split, self._pretraining_loss, np.stack([start, end]), end - start,
-            epochs=self.pretrain_epochs, batch_size=self.pretrain_batch_size,
+            split, self._pretraining_loss, np.stack([start, end]), end - start, settings,
             checkpoint=checkpoint, label="S3Rec pre-training", **running,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders.base import PADDING
 from semid_lib.recommenders.decoding.beam import beam_search
 from semid_lib.settings import FLAG, NONE, SIZE, check_settings, choice, keep_settings, whole
+from semid_lib.training import TrainSettings
 
 _USERS_AT_ONCE = {"cpu": 64, "cuda": 512}
 _SAMPLES_AT_ONCE = {"cpu": 256}  # 2,048 samples of 32 items would hold 25 GB of activations
@@ -118,10 +119,12 @@ class T5Recommender(IdsRecommender):
             return self.network_.loss(self._history(item, length), asked, full=full)
 
         validate = self._validation(split)
-        self.history_ = self._train(
-            split, sids, loss, len(target), lengths=lengths,
-            at_once=_SAMPLES_AT_ONCE.get(torch.device(device).type), validate=validate,
+        settings = TrainSettings.of(
+            self, at_once=_SAMPLES_AT_ONCE.get(torch.device(device).type),
             monitor="ndcg@10" if validate else "", patience=self.patience if validate else None,
+        )  # fmt: skip
+        self.history_ = self._train(
+            split, sids, loss, len(target), settings, lengths=lengths, validate=validate,
             checkpoint=checkpoint, deadline=deadline, progress=progress,
         )  # fmt: skip
         return self

@@ -3,7 +3,8 @@
 from semid_lib._lazy import lazy
 
 _HOMES = {
-    "History": "history", "TrainingPaused": "history", "like_lengths": "batches",
-    "rate_factor": "schedule", "train": "loop", "train_model": "loop",
+    "History": "history", "Hook": "hooks", "TrainSettings": "settings",
+    "TrainingPaused": "history", "like_lengths": "batches", "rate_factor": "schedule",
+    "train": "loop",
 }  # fmt: skip
 __getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

@@ -29,13 +29,14 @@ class History:
     Attributes:
         epochs: one dict per epoch: `epoch` (from 1), `loss` (mean per sample), `train_seconds` (in
             steps), `seconds` (with validation), `outside_seconds` (validation, checkpoints, making
-            batches), `samples_per_second`, `flops` (of this process's steps: `ops.FlopCounter` in
-            steps 2 to 9, the others in proportion to their samples' lengths + 1), and whatever
-            `validate` returned.
-        best_epoch: the epoch whose weights the model holds now (the last one without `validate`).
+            batches), `samples_per_second`, `flops` (of this process's steps: counted in steps 2 to
+            9, `compute.flops`, the others in proportion to their samples' lengths + 1), and
+            whatever `validate` and the hooks returned.
+        best_epoch: the epoch whose weights the model holds now (the last one where nothing is
+            monitored).
         stopped: "epochs" (ran to the end) or "patience" (validation stopped improving).
         steps: optimiser steps taken.
-        snapshots: step -> what `snapshot` returned then.
+        snapshots: step -> the weights after it, on the CPU, of `TrainSettings.snapshot_steps`.
         device, precision: where and in what the steps were computed.
     """
 
@@ -65,7 +66,7 @@ class History:
 
     @property
     def utilisation(self) -> float:
-        """Model FLOPs utilisation: FLOP/s in the steps over `runtime.matrix_rate`, measured now."""
+        """Model FLOPs utilisation: FLOP/s in the steps over `matrix_rate`, measured now."""
         spent = max(sum(e["train_seconds"] for e in self.epochs), 1e-9)
         rate = matrix_rate(self.device, self.precision)
         return sum(e.get("flops", 0) for e in self.epochs) / spent / rate

@@ -6,84 +6,62 @@ state, and a run that was killed and resumed ends with the weights of one that w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from semid_lib.compute.device import resolve_precision
-from semid_lib.compute.distributed import add_up, agree, make_equal, place
-from semid_lib.compute.flops import FlopCounter
-from semid_lib.compute.memory import keep_memory, while_it_fits
-from semid_lib.compute.precision import PRECISIONS
-from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
-from semid_lib.settings import check_settings
-from semid_lib.storage import load_tensors, save_tensors
-from semid_lib.training.batches import batches_of_epoch
+from semid_lib.compute.distributed import agree, place
+from semid_lib.errors import InputError
+from semid_lib.training.batches import Batches
+from semid_lib.training.checkpoint import Checkpoint, RunState, copied, fingerprint
 from semid_lib.training.history import History, TrainingPaused
+from semid_lib.training.hooks import Hook
+from semid_lib.training.progress import ProgressBar
 from semid_lib.training.schedule import rate_factor
+from semid_lib.training.settings import TrainSettings
+from semid_lib.training.step import Stepper
 
-_KIND = "training checkpoint"
-# What a checkpoint keeps of a loop and of its history, besides tensors.
-_PLACE = ("step", "position", "spent", "outside", "places", "seen", "finished", "bad_epochs")
-_PAST = ("epochs", "best_epoch", "stopped")
-_COUNTED = 8  # the steps whose FLOPs are counted, after the first
+COUNTED = 8  # the steps whose FLOPs are counted, after the first
 
 
 def train(
-    model: nn.Module, loss: Callable[..., Tensor], num_samples: int, *, epochs: int,
-    batch_size: int, learning_rate: float, weight_decay: float = 0.0, schedule: str = "cosine",
-    warmup: float = 0.0, clip: float | None = None, samples_per_epoch: int | None = None,
+    model: nn.Module, loss: Callable[..., Tensor], num_samples: int, settings: TrainSettings, *,
     lengths: np.ndarray | None = None, alike: bool = True,
-    validate: Callable[[], Mapping[str, float]] | None = None, monitor: str = "",
-    patience: int | None = None, patience_steps: int = 0, snapshot_steps: tuple[int, ...] = (),
-    snapshot: Callable[[], dict[str, Tensor]] | None = None, precision: str = "float32",
-    device: str | torch.device = "cpu", seed: int = 0, checkpoint: str | Path | None = None,
-    save_every: float = 60.0, at_once: int | None = None, deadline: float | None = None,
+    validate: Callable[[], Mapping[str, float]] | None = None, hooks: Sequence[Hook] = (),
+    checkpoint: str | Path | None = None, save_every: float = 60.0, deadline: float | None = None,
     progress: bool | None = None, label: str = "", identity: Mapping | None = None,
-    shared: bool = True,
+    shared: bool = True, device: str | torch.device | None = None,
 ) -> History:  # fmt: skip
     """Fit `model` with AdamW; on return it holds the best weights and is in eval mode.
 
     Args:
-        model: moved to `device` and to the precision's dtype here.
+        model: moved to `device` (None: it stays where it is) and to the precision's dtype here.
         loss: sample indices `[b]` int64, as a tensor on `device` and as a NumPy array -> scalar
             mean loss. Data should live on the device already; the loop never waits for it inside
             an epoch, and with the array `loss` can look up what is known here, such as the longest
             length, and need not wait either.
         num_samples: how many samples `loss` knows, 0..num_samples-1.
-        warmup: share of all steps in which the learning rate rises linearly from 0.
-        schedule: after the warm-up, "cosine" (to 0) or "constant".
-        clip: largest gradient norm.
-        samples_per_epoch: draw only so many samples each epoch (others come in later epochs).
+        settings: all else that decides the result.
         lengths: `[num_samples]`, how long each sample is.
         alike: samples of like `lengths` share a batch, so that `loss` can trim padding. Only for
             samples with one target each: where a longer sample has more targets, a batch of long
             ones has many, its step is no larger for that, and the targets of short samples weigh
             more. False: batches are random, and `loss` may group them (`like_lengths`).
-        at_once: send a batch through the model in pieces of so many samples and add up their
-            gradients: the same step but for rounding (and other dropout), in less memory.
-        validate: called after each epoch, model in eval mode; `monitor` names the entry that
-            chooses the best epoch (higher is better); `patience` epochs without gain stop the run,
-            but no fewer than make `patience_steps` steps: on a small set an epoch is a few steps.
-        snapshot, snapshot_steps: tensors to keep as they were after these steps.
-        precision: "float32", "float64", or autocast "bfloat16" / "float16" (with loss scaling).
+        validate: called after each epoch, model in eval mode; what it returns is in the history.
+        hooks: work between the steps; their state is in the checkpoint.
         checkpoint: file that is resumed from if it exists, and written every `save_every`
             seconds, at each epoch's end, at the deadline and at the end.
         deadline: `time.monotonic()` value after which TrainingPaused is raised.
-        progress: bar with loss, speed and time left; default: only on a terminal.
+        progress: bar with loss, speed and time left; default: only on a terminal. label: its name.
         identity: whatever else the result depends on (model settings, the data's hash), JSON-able;
             a checkpoint with another identity is refused.
         shared: under torchrun (`semid_lib.compute.distributed`) a batch is `batch_size` x processes
@@ -99,96 +77,51 @@ def train(
         model or setting. DeviceMemoryError: a step does not fit (the message names how many
         samples do; the checkpoint holds the steps before). InputError: nothing to train on, or the
         loss is not finite (the message names the epoch and step; the checkpoint keeps the last
-        good state).
+        good state), or `validate` and `hooks` do not report `settings.monitor`.
     """
-    _check(SimpleNamespace(**locals()))
-    per_epoch = min(num_samples, samples_per_epoch or num_samples)
-    batch_size *= place()[1] if shared else 1
-    total_steps = epochs * math.ceil(per_epoch / batch_size)
-    patience = _in_epochs(patience, patience_steps, epochs / max(total_steps, 1))
-    loop = _Loop(model, learning_rate, weight_decay, precision, device, checkpoint, shared)
-    fast, work = _compiled(loss), np.ones(num_samples) if lengths is None else lengths + 1
-    loop.fingerprint = _fingerprint(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
-        weight_decay=weight_decay, warmup=warmup, clip=clip, per_epoch=per_epoch, seed=seed,
-        precision=precision, num_samples=num_samples, monitor=monitor, patience=patience,
-        snapshot_steps=sorted(snapshot_steps), identity=dict(identity or {}),
-        parameters={name: list(p.shape) for name, p in model.named_parameters()},
-        **({} if alike else {"alike": False}),
-    )  # fmt: skip
-    loop.resume(epochs)
-    show = place()[0] == 0 and (sys.stderr.isatty() if progress is None else progress)
-    shown, width = loop.clock, shutil.get_terminal_size().columns  # tqdm hides where that is 0
-    with tqdm(
-        total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step", ncols=width
-    ) as bar:
-        while not loop.finished:
-            sizes, epoch = lengths if alike else None, len(loop.history.epochs)
-            batches = batches_of_epoch(
-                num_samples, per_epoch, batch_size, sizes, seed, epoch, device
-            )
-            places = [work[known.numpy()].sum().item() for _, known in batches]
-            model.train()
-            loop.outside += loop.lap()
-            for position in range(loop.position, len(batches)):
-                if deadline is not None and agree(time.monotonic() > deadline):
-                    loop.spent += loop.lap()
-                    loop.save(position)
-                    raise TrainingPaused(
-                        f"{label or 'training'} paused at step {loop.step} of {total_steps}",
-                        loop.step, total_steps, loop.history.seconds + loop.spent,
-                    )  # fmt: skip
-                loop.position = position
-                loop.reseed(seed)
-                rate = learning_rate * rate_factor(loop.step, total_steps, warmup, schedule)
-                early = 0 < loop.step <= _COUNTED
-                loop.places += early * places[position]
-                with loop.counter if early else nullcontext():
-                    loop.take(loss if early else fast, batches[position], rate, clip, at_once)
-                if loop.step in snapshot_steps:
-                    loop.history.snapshots[loop.step] = _copy(snapshot(), "cpu")
+    if num_samples < 1:
+        raise InputError("no training samples: every user's train part is shorter than 2 items")
+    device = next(model.parameters()).device if device is None else device
+    settings = replace(settings, precision=resolve_precision(settings.precision, device))
+    rank, processes = place() if shared else (0, 1)
+    batches = Batches(num_samples, settings, lengths, alike, processes)
+    stepper = Stepper(model, settings, device, rank, processes)
+    loop = Loop(loss, settings, batches, stepper, validate, hooks, label)
+    digest = _digest(settings, batches, loop.patience, model, hooks, alike, identity)
+    loop.resume(Checkpoint(checkpoint, digest, stepper, hooks))
+    state = loop.state
+    with ProgressBar(batches.total_steps, state.step, label, progress, loop.clock) as bar:
+        while not state.finished:
+            loop.draw_epoch()
+            while state.position < len(loop.epoch):
+                loop.pause_after(deadline)
+                loop.take_step()
                 now = time.monotonic()
-                if show and now - shown > 1:
-                    shown = now
-                    bar.set_postfix(loss=f"{loop.mean_loss():.4f}", refresh=False)
-                bar.update()
-                if checkpoint is not None and now - loop.saved > save_every:
-                    loop.spent += loop.lap()
-                    loop.save(position + 1)
-                    loop.outside += loop.lap()
-            loop.spent += loop.lap()
-            loop.end_epoch(per_epoch, sum(places), validate, monitor, patience, epochs)
-            loop.save(0)
-    if loop.best is not None:
-        model.load_state_dict(loop.best)
+                bar.update(now, loop.mean_loss)
+                loop.save_when(now - loop.saved > save_every)
+            loop.end_epoch()
+            loop.save()
+    if state.best is not None:
+        model.load_state_dict(state.best)
     model.eval()
-    return loop.history
+    return state.history
 
 
-_OWN = (
-    "epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "clip", "schedule",
-    "samples_per_epoch", "patience_steps",
-)  # fmt: skip
-
-
-def train_model(model, loss, num_samples: int, **settings) -> History:
-    """Train `model.network_` by `train`, with the model's settings where `settings` has none."""
-    device = next(model.network_.parameters()).device
-    own = {name: getattr(model, name) for name in _OWN if hasattr(model, name)}
-    own.update(precision=resolve_precision(model.precision, device), device=device)
-    own.update(seed=model.random_state, label=type(model).__name__)
-    return train(model.network_, loss, num_samples, **{**own, **settings})
-
-
-def _in_epochs(patience, steps: int, epochs_a_step: float) -> int | None:
-    """`patience` in epochs, no fewer than make so many steps."""
-    return None if patience is None else max(patience, math.ceil(steps * epochs_a_step))
-
-
-def _fingerprint(**settings) -> str:
-    """Digest of all that a run's result depends on."""
-    text = json.dumps(settings, sort_keys=True, default=lambda x: x.item())
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(settings, batches: Batches, patience, model, hooks, alike, identity) -> str:
+    """The fingerprint of a run."""
+    kept = (
+        "epochs", "learning_rate", "schedule", "weight_decay", "warmup", "clip", "seed",
+        "precision", "monitor",
+    )  # fmt: skip
+    more = {} if alike else {"alike": False}
+    if hooks:
+        more["hooks"] = [type(hook).__name__ for hook in hooks]
+    return fingerprint(
+        **{name: getattr(settings, name) for name in kept}, patience=patience,
+        batch_size=batches.size, per_epoch=batches.per_epoch, num_samples=batches.num_samples,
+        snapshot_steps=sorted(settings.snapshot_steps), identity=dict(identity or {}),
+        parameters={name: list(p.shape) for name, p in model.named_parameters()}, **more,
+    )  # fmt: skip
 
 
 def _compiled(loss):
@@ -196,58 +129,158 @@ def _compiled(loss):
     return torch.compile(loss, backend=backend, dynamic=True) if backend else loss
 
 
-def _copy(tensors, device=None) -> dict[str, Tensor]:
-    return {name: t.detach().to(device, copy=True) for name, t in tensors.items()}
+def _in_epochs(settings: TrainSettings, total_steps: int) -> int | None:
+    """The patience in epochs, no fewer than make `patience_steps`."""
+    if settings.patience is None:
+        return None
+    epochs_a_step = settings.epochs / max(total_steps, 1)
+    return max(settings.patience, math.ceil(settings.patience_steps * epochs_a_step))
 
 
-def _check(settings) -> None:
-    if settings.num_samples < 1:
-        raise InputError("no training samples: every user's train part is shorter than 2 items")
-    check_settings(
-        settings, epochs=0, batch_size=1, samples_per_epoch=1, patience=1, at_once=1,
-        patience_steps=0,
-        schedule=("cosine", "constant"), precision=tuple(PRECISIONS),
-    )  # fmt: skip
+class Loop:
+    """A run between two of its steps: what `train` does next, in the order it does it."""
 
-
-class _Loop:
-    """The state of a run between two steps, and its file."""
-
-    def __init__(self, model, learning_rate, weight_decay, precision, device, checkpoint, shared):
-        dtype, self.autocast = PRECISIONS[precision]
-        self.model = model.to(device=device, dtype=dtype)
-        make_equal(model)
-        self.rank, self.processes = place() if shared else (0, 1)
-        self.device = torch.device(device)
-        if self.device.type == "cpu":
-            keep_memory()
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+    def __init__(self, loss, settings, batches, stepper, validate, hooks, label):
+        self.loss, self.compiled = loss, _compiled(loss)
+        self.settings: TrainSettings = settings
+        self.batches: Batches = batches
+        self.stepper: Stepper = stepper
+        self.validate = validate
+        self.hooks: Sequence[Hook] = hooks
+        self.label = label
+        self.patience = _in_epochs(settings, batches.total_steps)
+        device = stepper.device
+        self.state = RunState(
+            History(device=str(device), precision=settings.precision),
+            torch.zeros((), dtype=torch.float64, device=device),
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
-        self.history = History(device=str(device), precision=precision)
-        self.best: dict[str, Tensor] | None = None
-        self.best_value, self.bad_epochs = -math.inf, 0
-        self.step, self.position, self.spent, self.finished = 0, 0, 0.0, False
-        self.sound = torch.zeros((), dtype=torch.int64, device=self.device)  # last finite step
+        self.sound = torch.zeros((), dtype=torch.int64, device=device)  # the last finite step
         self.clock = self.saved = time.monotonic()
-        self.fingerprint, self.counter, self.places = "", FlopCounter(), 0
-        self._clear()
 
-    def _clear(self):
-        self.position, self.spent, self.outside, self.seen = 0, 0.0, 0.0, 0
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from the checkpoint file if there is one."""
+        self.checkpoint = checkpoint
+        if not checkpoint.read(self.state):
+            self.state.finished = self.settings.epochs < 1
+        self.sound.fill_(self.state.step)
 
-    def reseed(self, seed: int):
-        """Fix what the coming step draws: `torch.manual_seed` of the generators in use alone.
+    def draw_epoch(self) -> None:
+        """Draw the batches of the epoch."""
+        number = len(self.state.history.epochs)
+        self.epoch = self.batches.of_epoch(number, self.stepper.device)
+        self.work = self.batches.work(self.epoch)
+        self.stepper.model.train()
+        self.state.outside += self.lap()
 
-        Where CUDA is not, that call keeps a traceback to seed it later: 1.5 ms a step.
-        """
-        number = (seed * 1_000_003 + self.step + (self.rank << 40)) % 2**63
-        torch.default_generator.manual_seed(number)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed_all(number)
+    def pause_after(self, deadline: float | None) -> None:
+        """Save and raise TrainingPaused if the deadline is over."""
+        if deadline is None or not agree(time.monotonic() > deadline):
+            return
+        state, total = self.state, self.batches.total_steps
+        state.spent += self.lap()
+        self.save()
+        raise TrainingPaused(
+            f"{self.label or 'training'} paused at step {state.step} of {total}",
+            state.step, total, state.history.seconds + state.spent,
+        )  # fmt: skip
+
+    def take_step(self) -> None:
+        """One optimiser step; the first of an epoch begins it."""
+        state, settings, stepper = self.state, self.settings, self.stepper
+        batch = self.epoch[state.position]
+        stepper.reseed(state.step)
+        counted = 0 < state.step <= COUNTED
+        state.places += counted * self.work[state.position]
+        with stepper.counter if counted else nullcontext():
+            if not state.begun:
+                self._begin_epoch()
+            total = stepper.gradients(self.loss if counted else self.compiled, batch)
+            if total is None:
+                self.save()
+                raise stepper.too_large(self.loss, batch, state.step + 1)
+            share = rate_factor(
+                state.step, self.batches.total_steps, settings.warmup, settings.schedule
+            )
+            stepper.descend(settings.learning_rate * share)
+        state.loss_sum += total
+        state.seen += len(batch[0])
+        state.step += 1
+        state.position += 1
+        self.sound.masked_fill_(state.loss_sum.isfinite(), state.step)
+        with torch.no_grad():
+            for hook in self.hooks:
+                hook.after_step(state.step)
+        if state.step in settings.snapshot_steps:
+            state.history.snapshots[state.step] = copied(stepper.model.state_dict(), "cpu")
+
+    @torch.no_grad()
+    def _begin_epoch(self) -> None:
+        for hook in self.hooks:
+            hook.begin_epoch(len(self.state.history.epochs) + 1)
+        self.state.begun = True
+
+    def end_epoch(self) -> None:
+        """Validate, keep the best weights, book the epoch, decide whether to stop."""
+        state, history = self.state, self.state.history
+        state.spent += self.lap()
+        self.check_finite()
+        entry = self._report()
+        self._compare(entry)
+        validation = self.lap()
+        entry["train_seconds"] = state.spent
+        entry["seconds"] = state.spent + validation
+        entry["outside_seconds"] = state.outside + validation
+        entry["samples_per_second"] = self.batches.per_epoch / max(state.spent, 1e-9)
+        flops = self.stepper.counter.total / max(state.places, 1)
+        entry["flops"] = round(flops * sum(self.work))
+        history.epochs.append(entry)
+        history.steps = state.step
+        if self.patience is not None and state.bad_epochs >= self.patience:
+            history.stopped = "patience"
+            state.finished = True
+        state.finished = state.finished or len(history.epochs) >= self.settings.epochs
+        state.next_epoch()
+
+    @torch.no_grad()
+    def _report(self) -> dict:
+        """What loss, validation and hooks say of the epoch."""
+        entry = {"epoch": len(self.state.history.epochs) + 1, "loss": self.mean_loss()}
+        self.stepper.model.eval()
+        if self.validate is not None:
+            entry.update(agree(self.validate()))
+        for hook in self.hooks:
+            entry.update(agree(hook.end_epoch(dict(entry)) or {}))
+        return entry
+
+    def _compare(self, entry: dict) -> None:
+        """Keep the weights if the epoch is the best one; without a monitor, the last one is."""
+        state, monitor = self.state, self.settings.monitor
+        if monitor not in entry:
+            if monitor and self.validate is not None:
+                known = ", ".join(entry)
+                raise InputError(f"monitor is {monitor!r}, but an epoch reports {known}")
+            state.history.best_epoch = entry["epoch"]
+        elif entry[monitor] > state.best_value:
+            state.best_value = entry[monitor]
+            state.bad_epochs = 0
+            state.history.best_epoch = entry["epoch"]
+            state.best = copied(self.stepper.model.state_dict())
+        else:
+            state.bad_epochs += 1
+
+    def save_when(self, due: bool) -> None:
+        """Write the checkpoint between two steps."""
+        if due and self.checkpoint.path is not None:
+            self.state.spent += self.lap()
+            self.save()
+            self.state.outside += self.lap()
+
+    def save(self) -> None:
+        """Write the checkpoint, if any; a non-finite state never replaces a good one."""
+        if self.checkpoint.path is not None:
+            self.check_finite()
+            self.checkpoint.write(self.state)
+            self.saved = time.monotonic()
 
     def lap(self) -> float:
         """Seconds since this was called last, when the device is done with its work."""
@@ -255,164 +288,22 @@ class _Loop:
         before, self.clock = self.clock, time.monotonic()
         return self.clock - before
 
-    def take(self, loss, batch, rate, clip, at_once=None):
-        """One optimiser step."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        whole = len(batch[0])
-        share = [t.tensor_split(self.processes)[self.rank].split(at_once or whole) for t in batch]
-        pieces = [(rows, known.numpy()) for rows, known in zip(*share) if len(rows)]
-        total = None
-        with while_it_fits():
-            total = self._gradients(loss, pieces, whole)
-        if total is None:  # here the error, and the tensors that it held, are gone
-            raise self._too_large(loss, pieces[0])
-        if self.processes > 1:
-            for p in self.model.parameters():
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            add_up([p.grad for p in self.model.parameters()])
-            add_up([total])
-        self.loss_sum += total
-        if clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.seen += whole
-        self.step += 1
-        self.sound.masked_fill_(self.loss_sum.isfinite(), self.step)
-
-    def _gradients(self, loss, pieces, whole):
-        """Add up the gradients of pieces of a batch of `whole`; return the sum of their losses."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        enabled = self.autocast is not None
-        for piece in pieces:
-            with torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled):
-                value = loss(*piece)
-            self.scaler.scale(value * (len(piece[0]) / whole)).backward()
-            total += value.detach() * len(piece[0])
-        return total
-
-    def _too_large(self, loss, piece) -> DeviceMemoryError:
-        """Save the state before the step, find what fits, and say so."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.save(self.position)
-        size = len(piece[0])
-        fits = size // 2
-        while fits:
-            with while_it_fits():
-                self._gradients(loss, [tuple(part[:fits] for part in piece)], size)
-                break
-            fits //= 2
-        return DeviceMemoryError(
-            f"step {self.step + 1} needs more memory than {self.device} has for {size} "
-            f"samples at once; {fits or 'not even 1'} of them fit. Set the batch size to "
-            f"{fits or 1}, or choose a smaller model. A checkpoint, if any, holds the steps before."
-        )
-
     def mean_loss(self) -> float:
         """Mean loss per sample of the epoch so far; waits for the device."""
-        return float(self.loss_sum) / max(self.seen, 1)
+        return self.state.mean_loss()
 
-    def _check_finite(self):
-        loss, parameters = self.mean_loss(), self.model.parameters()
-        sound = torch.stack([p.detach().isfinite().all() for p in parameters]).all()
-        if not (math.isfinite(loss) and sound):
-            what = f"a weight is not finite after step {self.step}"
-            if not math.isfinite(loss):
-                what = f"the loss is {loss} since step {int(self.sound) + 1}"
-            raise InputError(
-                f"{what}, in epoch {len(self.history.epochs) + 1}: lower "
-                "the learning rate, clip the gradient or look for non-finite inputs. "
-                "The checkpoint, if any, keeps the last good state."
-            )
-
-    def end_epoch(self, samples, places, validate, monitor, patience, epochs):
-        """Book the epoch, validate, keep the best weights, decide whether to stop."""
-        self._check_finite()
-        entry = {"epoch": len(self.history.epochs) + 1, "loss": self.mean_loss()}
-        if validate is not None:
-            self.model.eval()
-            with torch.no_grad():
-                entry.update(agree(validate()))
-            if entry[monitor] > self.best_value:
-                self.best_value, self.bad_epochs = entry[monitor], 0
-                self.history.best_epoch = entry["epoch"]
-                self.best = _copy(self.model.state_dict())
-            else:
-                self.bad_epochs += 1
+    def check_finite(self) -> None:
+        """Raise InputError, naming epoch and step, if the loss or a weight is not finite."""
+        state = self.state
+        loss = self.mean_loss()
+        if not math.isfinite(loss):
+            what = f"the loss is {loss} since step {int(self.sound) + 1}"
+        elif not self.stepper.weights_are_finite():
+            what = f"a weight is not finite after step {state.step}"
         else:
-            self.history.best_epoch = entry["epoch"]
-        validation = self.lap()
-        entry["train_seconds"], entry["seconds"] = self.spent, self.spent + validation
-        entry["outside_seconds"] = self.outside + validation
-        entry["samples_per_second"] = samples / max(self.spent, 1e-9)
-        entry["flops"] = round(self.counter.total / max(self.places, 1) * places)
-        self.history.epochs.append(entry)
-        self.history.steps = self.step
-        if patience is not None and self.bad_epochs >= patience:
-            self.history.stopped, self.finished = "patience", True
-        self.finished = self.finished or len(self.history.epochs) >= epochs
-        self._clear()
-
-    def save(self, position: int):
-        """Write the checkpoint, atomically; a non-finite state never replaces a good one."""
-        if self.checkpoint is None:
             return
-        self._check_finite()
-        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
-        tensors |= {f"best.{n}": t for n, t in (self.best or {}).items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{n}": t for n, t in state.items()}
-        for step, kept in self.history.snapshots.items():
-            tensors |= {f"snapshot.{step}.{n}": t for n, t in kept.items()}
-        tensors["loss_sum"] = self.loss_sum
-        self.position = position
-        meta = {
-            "kind": _KIND, "fingerprint": self.fingerprint, "scaler": self.scaler.state_dict(),
-            "best_value": self.best_value if self.best is not None else None,
-            "flops": self.counter.total,
-            **{name: getattr(self, name) for name in _PLACE},
-            **{name: getattr(self.history, name) for name in _PAST},
-        }  # fmt: skip
-        save_tensors(self.checkpoint, tensors, meta)
-        self.saved = time.monotonic()
-
-    def resume(self, epochs: int):
-        """Continue from the checkpoint file if there is one."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            self.finished = epochs < 1
-            return
-        tensors, meta = load_tensors(self.checkpoint, _KIND)
-        if meta["fingerprint"] != self.fingerprint:
-            raise CheckpointError(
-                f"{self.checkpoint.name} was written by another model, dataset or setting; "
-                "delete it to start again, or restore the settings it was made with"
-            )
-
-        def part(prefix):
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        if meta["best_value"] is not None:
-            self.best = {n: t.to(self.device) for n, t in part("best.").items()}
-            self.best_value = meta["best_value"]
-        state = {}
-        for name, t in part("optimizer.").items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = t
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.scaler.load_state_dict(meta["scaler"])
-        for name, t in part("snapshot.").items():
-            step, key = name.split(".", 1)
-            self.history.snapshots.setdefault(int(step), {})[key] = t
-        for name in _PLACE:
-            setattr(self, name, meta.get(name, 0))  # what older files lack was not measured
-        self.counter.total = meta.get("flops", 0)
-        for name in _PAST:
-            setattr(self.history, name, meta[name])
-        self.history.steps = self.step
-        self.sound.fill_(self.step)
-        self.loss_sum = tensors["loss_sum"].to(self.device)
+        raise InputError(
+            f"{what}, in epoch {len(state.history.epochs) + 1}: lower "
+            "the learning rate, clip the gradient or look for non-finite inputs. "
+            "The checkpoint, if any, keeps the last good state."
+        )

@@ -226,9 +226,8 @@ def test_too_large_a_batch_is_an_error_that_names_one_that_fits(device, little_m
             wide = model(rows[:, None].float()) * torch.ones(width, device=device)
             return wide.square().mean()
 
-        return training.train(
-            model, loss, 512, epochs=2, batch_size=batch_size, learning_rate=1e-3, device=device
-        )
+        settings = training.TrainSettings(epochs=2, batch_size=batch_size, learning_rate=1e-3)
+        return training.train(model, loss, 512, settings, device=device)
 
     with pytest.raises(DeviceMemoryError, match="needs more memory") as caught:
         start(512)

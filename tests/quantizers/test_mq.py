@@ -173,7 +173,7 @@ def test_paused_and_resumed_is_as_if_unbroken(tmp_path, monkeypatch, faithful):
         warnings.simplefilter("ignore", CollapseWarning)
         whole, model = MQ(**settings).fit(X), MQ(**settings)
         clock, pauses = iter(range(10_000)), 0
-        monkeypatch.setattr("semid_lib.training.time.monotonic", lambda: next(clock))
+        monkeypatch.setattr("semid_lib.training.loop.time.monotonic", lambda: next(clock))
         while True:
             try:
                 model.fit(X, checkpoint=tmp_path / "mq.safetensors", deadline=next(clock) + 15)

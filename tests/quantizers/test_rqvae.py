@@ -11,6 +11,7 @@ from semid_lib.quantizers import RQVAE, VQVAE
 from semid_lib.quantizers._codebooks import balanced
 from semid_lib.quantizers.base import NotFittedError
 from semid_lib.quantizers.rqvae import ResidualAutoencoder, rotated
+from semid_lib.storage import load_tensors, save_tensors
 from semid_lib.training import TrainingPaused
 
 SMALL = dict(num_levels=2, num_codes=12, hidden=(24,), latent=8, batch_size=150, learning_rate=3e-3)
@@ -210,7 +211,7 @@ def test_paused_and_resumed_is_as_if_unbroken(tmp_path, monkeypatch, update):
     settings = {**SMALL, "epochs": 6, "update": update, "restart": True, "batch_size": 64}
     whole = RQVAE(**settings).fit(X)
     model, clock, pauses = RQVAE(**settings), iter(range(10_000)), 0
-    monkeypatch.setattr("semid_lib.training.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("semid_lib.training.loop.time.monotonic", lambda: next(clock))
     while True:
         try:
             model.fit(X, checkpoint=tmp_path / "run.safetensors", deadline=next(clock) + 20)
@@ -224,6 +225,29 @@ def test_paused_and_resumed_is_as_if_unbroken(tmp_path, monkeypatch, update):
         assert mine["usage"] == theirs["usage"] and mine["loss"] == theirs["loss"]
     with pytest.raises(CheckpointError):
         RQVAE(**{**settings, "commitment": 0.5}).fit(X, checkpoint=tmp_path / "run.safetensors")
+
+
+def test_tallies_are_in_the_checkpoint_and_not_in_the_network(tmp_path):
+    X = planted(300)
+    model = RQVAE(**SMALL, epochs=1).fit(X, checkpoint=tmp_path / "run.safetensors")
+    kept = load_tensors(tmp_path / "run.safetensors")[0]
+    assert kept["hook.0.chosen"].sum(1).tolist() == [300] * model.num_levels
+    assert kept["hook.0.sums"][0] == 300
+    buffers = dict(model.network_.named_buffers())
+    assert not buffers
+
+
+def test_a_file_with_the_tallies_of_earlier_versions_is_read(tmp_path):
+    X = planted(300)
+    model = RQVAE(**SMALL, epochs=1).fit(X)
+    tensors, meta = load_tensors(model.save(tmp_path / "model"))
+    tallies = {"epochs": torch.tensor(1), "running": torch.tensor(False), "sums": torch.ones(3)}
+    save_tensors(tmp_path / "model", {**tensors, **tallies}, meta)
+    assert (RQVAE.load(tmp_path / "model").transform(X) == model.codes_).all()
+    del tensors["codebooks"]
+    save_tensors(tmp_path / "model", tensors, meta)
+    with pytest.raises(CheckpointError):
+        RQVAE.load(tmp_path / "model")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(monkeypatch):

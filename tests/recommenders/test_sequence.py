@@ -14,10 +14,7 @@ from semid_lib.errors import (
 )
 from semid_lib.evaluation import ranks_from_scores
 from semid_lib.recommenders import HGN, BERT4Rec, GRU4Rec, S3Rec, SASRec
-from semid_lib.training import (
-    TrainingPaused,
-    loop,
-)
+from semid_lib.training import TrainingPaused, batches
 
 SMALL = dict(
     dim=8, num_heads=2, ffn_dim=12, hidden_dim=12, batch_size=16, epochs=2, learning_rate=0.01,
@@ -92,10 +89,10 @@ def test_the_loss_of_groups_is_that_of_the_padded_batch_and_of_rows_alone(
 
 def test_batches_are_random(kind, tiny, split, monkeypatch):
     """Never of like length: longer samples have more targets, and a step is as large."""
-    told, batches = [], loop.batches_of_epoch
+    told, drawn = [], batches.batches_of_epoch
     monkeypatch.setattr(
-        loop, "batches_of_epoch", lambda n, e, b, lengths, *a: told.append(lengths) or
-        batches(n, e, b, lengths, *a),
+        batches, "batches_of_epoch", lambda n, e, b, lengths, *a: told.append(lengths) or
+        drawn(n, e, b, lengths, *a),
     )  # fmt: skip
     kind(**tiny).fit(split)
     assert len(told) >= 2 and all(lengths is None for lengths in told)

@@ -8,7 +8,7 @@ import torch
 
 from semid_lib.compute import products
 from semid_lib.networks import T5, t5_fused
-from semid_lib.training import train
+from semid_lib.training import TrainSettings, train
 
 SIZES = (20, 30, 10)
 
@@ -154,10 +154,10 @@ def test_without_a_compiler_the_plain_path_is_taken(monkeypatch):
 def test_flops_of_the_attention_are_counted():
     """By hand: projections, feed-forward and logits by torch; attention 4 H d a pair, and 10."""
     model, (tokens, targets) = network(), batch(users=16, padded=False)
+    settings = TrainSettings(epochs=3, batch_size=16, learning_rate=1e-3)
     history = train(
-        model, lambda rows, known: model.loss(tokens[known], targets[known]), 16, epochs=3,
-        batch_size=16, learning_rate=1e-3, weight_decay=0.0,
-    )  # fmt: skip
+        model, lambda rows, known: model.loss(tokens[known], targets[known]), 16, settings
+    )
     rows, steps, width, dim, ffn = 16 * 70, 16 * 3, 48, 48, 80
     encoder = 2 * rows * (4 * dim * width + 2 * dim * ffn)
     decoder = 2 * (steps * (6 * dim * width + 2 * dim * ffn) + rows * 2 * dim * width)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,60 +16,15 @@ from torch import nn
 
 from semid_lib.errors import CheckpointError, DeviceMemoryError, InputError
 from semid_lib.storage import load_tensors, save_tensors
-from semid_lib.training import TrainingPaused, like_lengths, loop, rate_factor, train
-
-
-class Problem:
-    """A small regression with dropout, so that every step draws random numbers."""
-
-    def __init__(self, num=40, hidden=6, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        self.x = torch.randn(num, 3, generator=generator, dtype=torch.float64)
-        self.y = self.x.sum(1, keepdim=True).sin()
-        torch.manual_seed(seed)
-        self.model = nn.Sequential(
-            nn.Linear(3, hidden), nn.Tanh(), nn.Dropout(0.3), nn.Linear(hidden, 1)
-        )
-        self.seen = []
-
-    def loss(self, rows, known=None):
-        self.seen.append(rows.tolist())
-        dtype = next(self.model.parameters()).dtype
-        x, y = self.x[rows].to(dtype), self.y[rows].to(dtype)
-        return (self.model(x) - y).square().mean()
-
-    def validate(self):
-        dtype = next(self.model.parameters()).dtype
-        return {"gain": -float((self.model(self.x.to(dtype)) - self.y.to(dtype)).square().mean())}
-
-    def train(self, **settings):
-        settings = {"epochs": 3, "batch_size": 7, "learning_rate": 0.01, **settings}
-        return train(self.model, self.loss, len(self.x), **settings)
-
-    @property
-    def weights(self):
-        return torch.cat([p.detach().flatten() for p in self.model.parameters()])
-
-
-class StopsAt:
-    """A loss that, before a given call, makes the deadline pass."""
-
-    def __init__(self, problem, clock, call):
-        self.problem, self.clock, self.call, self.count = problem, clock, call, 0
-
-    def __call__(self, rows, known=None):
-        self.count += 1
-        if self.count == self.call:
-            self.clock.now = 100.0
-        return self.problem.loss(rows)
-
-
-class Clock:
-    now = 0.0
-
-    def monotonic(self):
-        return self.now
-
+from semid_lib.training import (
+    TrainingPaused,
+    checkpoint,
+    history,
+    like_lengths,
+    loop,
+    rate_factor,
+)
+from tests.training.problem import Clock, Problem, StopsAt
 
 # --- resuming
 
@@ -80,14 +34,11 @@ class Clock:
 def test_resumed_equals_uninterrupted(precision, step, tmp_path, monkeypatch):
     settings = dict(
         precision=precision, monitor="gain", lengths=np.arange(40) % 5, clip=1.0, warmup=0.2,
-        epochs=3, batch_size=7, learning_rate=0.01, snapshot_steps=(3, 9),
+        snapshot_steps=(3, 9),
     )  # fmt: skip
 
     def run(problem, loss, **more):
-        return train(
-            problem.model, loss, 40, validate=problem.validate,
-            snapshot=problem.model.state_dict, **settings, **more,
-        )  # fmt: skip
+        return problem.train(loss, validate=problem.validate, **settings, **more)
 
     whole = Problem()
     expected = run(whole, whole.loss)
@@ -118,10 +69,7 @@ def test_stopping_after_every_step_changes_nothing(tmp_path, monkeypatch):
     while True:
         clock.now, problem = 0.0, Problem()
         try:
-            train(
-                problem.model, StopsAt(problem, clock, 1), 40, epochs=3, batch_size=7,
-                learning_rate=0.01, deadline=50.0, checkpoint=tmp_path / "c",
-            )  # fmt: skip
+            problem.train(StopsAt(problem, clock, 1), deadline=50.0, checkpoint=tmp_path / "c")
             break
         except TrainingPaused:
             stops += 1
@@ -156,8 +104,8 @@ def test_a_stopped_run_stays_stopped(tmp_path):
 KILLED = """
     import sys, torch
     torch.set_num_threads(1)
-    sys.path.insert(0, {tests!r})
-    from test_training import Problem
+    sys.path.insert(0, {root!r})
+    from tests.training.problem import Problem
     problem = Problem()
     slow = problem.loss
     def loss(rows, known=None):
@@ -169,11 +117,11 @@ KILLED = """
 """
 
 
-def test_kill_9_then_resume_gives_identical_weights(tmp_path):
+def test_kill_9_then_resume_gives_identical_weights(tmp_path, root):
     whole = Problem()
     whole.train(epochs=20)
     path = str(tmp_path / "c")
-    code = textwrap.dedent(KILLED.format(tests=os.path.dirname(__file__), path=path))
+    code = textwrap.dedent(KILLED.format(root=str(root), path=path))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     for _ in range(33):
         assert process.stdout.readline()
@@ -219,8 +167,6 @@ def test_garbage_checkpoint(tmp_path):
 def test_checkpoint_of_another_setting(change, tmp_path):
     Problem().train(checkpoint=tmp_path / "c")
     problem = Problem()
-    if "snapshot_steps" in change:
-        change = {**change, "snapshot": problem.model.state_dict}
     with pytest.raises(CheckpointError, match="written by another model, dataset or setting"):
         problem.train(checkpoint=tmp_path / "c", **change)
 
@@ -479,16 +425,13 @@ def test_the_scale_survives_a_stop(tmp_path, monkeypatch):
     whole.train(precision="float16", clip=1.0, checkpoint=tmp_path / "whole")
     clock, first = Clock(), Steep()
     monkeypatch.setattr(loop, "time", clock)
-    settings = dict(epochs=3, batch_size=7, learning_rate=0.01, precision="float16", clip=1.0)
+    settings = dict(precision="float16", clip=1.0, checkpoint=tmp_path / "c")
     with pytest.raises(TrainingPaused):
-        train(
-            first.model, StopsAt(first, clock, 5), 40, deadline=50.0, checkpoint=tmp_path / "c",
-            **settings,
-        )  # fmt: skip
+        first.train(StopsAt(first, clock, 5), deadline=50.0, **settings)
     assert scales(tmp_path / "c")["scale"] == 32768.0  # it overflowed before the stop
     second = Steep()
     second.steep = None
-    train(second.model, second.loss, 40, checkpoint=tmp_path / "c", **settings)
+    second.train(**settings)
     assert torch.equal(second.weights, whole.weights)
     assert scales(tmp_path / "c") == scales(tmp_path / "whole")
     assert scales(tmp_path / "c")["_growth_tracker"] == 18 - 4  # sound steps since the overflow
@@ -638,29 +581,29 @@ def test_utilisation_and_seconds_outside_the_steps_by_hand(tmp_path, monkeypatch
 
     problem.loss = loss
     monkeypatch.setattr(loop, "time", clock)
-    monkeypatch.setattr(loop, "save_tensors", write)
-    monkeypatch.setattr(loop, "matrix_rate", lambda device, precision: 6000.0)
-    history = problem.train(epochs=2, validate=validate, monitor="gain", checkpoint=tmp_path / "c")
-    assert [e["train_seconds"] for e in history.epochs] == [6, 6]
-    assert [e["seconds"] for e in history.epochs] == [16, 16]
-    assert [e["outside_seconds"] for e in history.epochs] == [10, 110]
-    assert history.outside_seconds == 120 and history.seconds == 32
-    assert history.samples_per_second == pytest.approx(40 / 6)
-    assert history.utilisation == pytest.approx(2 * 40 * FLOPS / 12 / 6000)
+    monkeypatch.setattr(checkpoint, "save_tensors", write)
+    monkeypatch.setattr(history, "matrix_rate", lambda device, precision: 6000.0)
+    found = problem.train(epochs=2, validate=validate, monitor="gain", checkpoint=tmp_path / "c")
+    assert [e["train_seconds"] for e in found.epochs] == [6, 6]
+    assert [e["seconds"] for e in found.epochs] == [16, 16]
+    assert [e["outside_seconds"] for e in found.epochs] == [10, 110]
+    assert found.outside_seconds == 120 and found.seconds == 32
+    assert found.samples_per_second == pytest.approx(40 / 6)
+    assert found.utilisation == pytest.approx(2 * 40 * FLOPS / 12 / 6000)
 
 
 def test_a_checkpoint_from_before_these_were_measured(tmp_path, monkeypatch):
     clock, first = Clock(), Problem()
     monkeypatch.setattr(loop, "time", clock)
-    settings = dict(epochs=3, batch_size=7, learning_rate=0.01, checkpoint=tmp_path / "c")
     with pytest.raises(TrainingPaused):
-        train(first.model, StopsAt(first, clock, 11), 40, deadline=50.0, **settings)
+        first.train(StopsAt(first, clock, 11), deadline=50.0, checkpoint=tmp_path / "c")
     tensors, meta = load_tensors(tmp_path / "c")
-    kept = {k: v for k, v in meta.items() if k not in ("outside", "places", "flops")}
-    assert len(kept) == len(meta) - 3
+    later = ("outside", "places", "flops", "begun")
+    kept = {k: v for k, v in meta.items() if k not in later}
+    assert len(kept) == len(meta) - len(later)
     save_tensors(tmp_path / "c", tensors, kept)
     second, whole = Problem(), Problem()
-    history = train(second.model, second.loss, 40, **settings)
+    history = second.train(checkpoint=tmp_path / "c")
     whole.train()
     assert torch.equal(second.weights, whole.weights)
     assert history.epochs[-1]["flops"] == 0 and history.utilisation >= 0
@@ -758,8 +701,9 @@ def test_progress_shows_the_loss(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(epochs=-1), "epochs is -1, but must be at least 0"),
-        (dict(batch_size=0), "batch_size is 0, but must be at least 1"),
+        (dict(epochs=-1), "epochs is -1, but must be an integer >= 0"),
+        (dict(batch_size=0), "batch_size is 0, but must be an integer >= 1"),
+        (dict(learning_rate=-1.0), "learning_rate is -1.0, but must be at least 0"),
         (dict(samples_per_epoch=0), "samples_per_epoch is 0"),
         (dict(patience=0), "patience is 0"),
         (dict(patience_steps=-1), "patience_steps is -1"),

@@ -59,7 +59,7 @@ class EpochOver(Exception):
 @pytest.fixture
 def gpu(monkeypatch):
     """The meta device in a GPU's place; it has no autocast and no fused AdamW of its own."""
-    steps, take = [], loop._Loop.take
+    steps, take = [], loop.Loop.take_step
 
     class AdamW(torch.optim.AdamW):
         _step_supports_amp_scaling = True  # as the fused one: it reads the scale on the device
@@ -72,19 +72,19 @@ def gpu(monkeypatch):
             self.grad_scale = self.found_inf = None
             super().step()
 
-    def counted(loop, *arguments):
-        take(loop, *arguments)
-        steps.append(loop.step)
+    def counted(loop):
+        take(loop)
+        steps.append(loop.state.step)
 
-    def over(loop, *arguments):
+    def over(loop):
         raise EpochOver
 
     monkeypatch.setattr(device, "DEVICES", ("cpu", "meta"))
     monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())
     monkeypatch.setattr(torch.optim, "AdamW", AdamW)
-    monkeypatch.setattr(loop._Loop, "take", counted)
-    monkeypatch.setattr(loop._Loop, "mean_loss", lambda loop: 0.0)  # for the clock, twice
-    monkeypatch.setattr(loop._Loop, "end_epoch", over)
+    monkeypatch.setattr(loop.Loop, "take_step", counted)
+    monkeypatch.setattr(loop.Loop, "mean_loss", lambda loop: 0.0)  # for the clock, twice
+    monkeypatch.setattr(loop.Loop, "end_epoch", over)
     return steps
 
 
@@ -127,11 +127,12 @@ def test_a_step_does_not_wait_for_the_device(name, gpu, split):
 )
 def test_a_step_that_waits_is_found(waiting, gpu):
     model = torch.nn.Linear(2, 1)
+    settings = training.TrainSettings(epochs=1, batch_size=8, learning_rate=1.0)
 
     def loss(rows, known):
         waiting(rows)
         return model.weight.sum()
 
     with pytest.raises((RuntimeError, NotImplementedError), match="(?i)meta"):
-        training.train(model, loss, 40, epochs=1, batch_size=8, learning_rate=1.0, device="meta")
+        training.train(model, loss, 40, settings, device="meta")
     assert not gpu
