@@ -5,9 +5,10 @@ from semid_lib._lazy import lazy
 _HOMES = {
     "BUSY": "queue", "BusyError": "locks", "CODES": "records", "CODE_KEYS": "records",
     "CUTOFFS": "records", "Entry": "queue", "LATER": "queue", "METRICS": "records",
-    "PAUSED": "queue", "RECORD_KEYS": "records", "SMALLER": "records", "WORKER": "queue",
+    "PAUSED": "queue", "RECORD_KEYS": "records", "Record": "records", "WORKER": "queue",
     "Work": "pipeline", "check_record": "records", "check_writable": "records",
     "click_records": "records", "code_entries": "queue", "code_records": "records",
+    "cuts_of": "records", "read_cut": "records",
     "commit": "provenance", "count_parameters": "pipeline", "device_name": "provenance",
     "entries": "queue", "estimate": "dry_run", "is_name": "records", "is_smaller": "records",
     "load_record": "records", "load_records": "records", "locked": "locks", "main": "queue",
