@@ -70,9 +70,9 @@ def run(system: str | systems.System | systems.Plan, dataset, **settings) -> dic
         progress: bars with loss, speed and time left; default: only on a terminal.
 
     Returns:
-        The record (DESIGN "Result record"; keys in `results.RECORD_KEYS`). It is also written to
+        The record (DESIGN "Result record"; keys in `records.RECORD_KEYS`). It is also written to
         `record.json` in the work folder, but not among the recorded results: see
-        `results.write_record`.
+        `records.write_record`.
 
     Raises:
         TrainingPaused: the deadline came; calling again with the same arguments goes on.

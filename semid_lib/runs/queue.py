@@ -214,7 +214,7 @@ def work(entry: Entry, *, until: float = math.inf, device: str = "auto") -> int:
     """Run one entry in this process and leave its record; return the exit code.
 
     At `until`, a value of `time.monotonic()`, it has stopped and written its checkpoint, and so it
-    does at a signal that ends processes (`runtime.pausing`).
+    does at a signal that ends processes (`signals.pausing`).
     """
     with pausing(until - time.monotonic()) as deadline:
         return _work(entry, deadline, device)

@@ -115,6 +115,8 @@ def check_writable(folder: Path) -> None:
 def check_record(record: Mapping, where: str = "record") -> None:
     """Raise RecordError if a key is missing, a name is no plain text, or a metric not in 0..1.
 
+    Nor may `cuts`, where it is there, say anything else than `cut`.
+
     The keys are `RECORD_KEYS`, or `CODE_KEYS` for a record that says how far it went ("until").
     """
     if not isinstance(record, Mapping):
@@ -131,6 +133,16 @@ def check_record(record: Mapping, where: str = "record") -> None:
             )
         if key.startswith("metrics.") and not (isinstance(value, int | float) and 0 <= value <= 1):
             raise RecordError(f"{where} has {key} = {value!r}, which is not a number in 0..1")
+    if "cuts" in record and not _cuts_agree(record):
+        raise RecordError(f"{where} has other cuts than its sentences say: was it edited?")
+
+
+def _cuts_agree(record: Mapping) -> bool:
+    """Whether the two forms of what a run leaves out say the same."""
+    try:
+        return sentences(cuts_of(record)) == list(record["cut"])
+    except (TypeError, KeyError):  # not the fields of cuts
+        return False
 
 
 def is_name(value) -> bool:
