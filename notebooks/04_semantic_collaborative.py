@@ -124,7 +124,8 @@ from semid_lib.recommenders import (
     T5Recommender,
 )
 from semid_lib.reports import plotting, table
-from semid_lib.runs import SMALLER, code_records, load_records
+from semid_lib.runs import code_records, cuts_of, load_records
+from semid_lib.systems import sentences
 
 # %% [markdown]
 r"""
@@ -1276,7 +1277,10 @@ for (system, _), name in encoders.items():
     rows.append(row)
 kinds = {data.title(): "metric" for data in sets}
 rows = pd.DataFrame(rows).replace({"system": {"RESID": "ReSID"}})
-smaller = {c for r in full for c in r["cut"] if c.startswith(SMALLER)}
+smaller = {
+    what for r in full
+    for what in sentences(c for c in cuts_of(r) if c.kind == "setting")
+}  # fmt: skip
 for what in sorted(smaller):
     print("a smaller budget than the preset's,", what)
 table(rows, "Test Recall@10 of T5 on GAOQ's codes, recorded", kinds)

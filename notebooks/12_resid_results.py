@@ -109,7 +109,12 @@ from semid_lib.reports import (
     side_by_side,
     table,
 )
-from semid_lib.runs import code_records, is_smaller, load_records
+from semid_lib.runs import (
+    code_records,
+    cuts_of,
+    is_smaller,
+    load_records,
+)  # fmt: skip
 from semid_lib.systems import FLOORS, SYSTEMS, title
 
 # %% tags=["hide-input"]
@@ -927,8 +932,9 @@ show(
 
 # %%
 notes = [
-    c for s in MINE for p in places for r in found(s, p)
-    for c in r["cut"] if c.startswith(("data", "batches"))
+    str(c) for s in MINE for p in places for r in found(s, p)
+    for c in cuts_of(r)
+    if c.kind == "data" or (c.kind == "method" and c.stage is None)
 ]  # fmt: skip
 for note in dict.fromkeys(notes):
     print("cut:", note)
@@ -1055,8 +1061,7 @@ for s, key in LEAN.items():
     rows.append(row)
 if little:
     parts = {
-        s: [part for c in r["cut"] if c.startswith("settings")
-            for part in c[10:].split(", ")]
+        s: [c.words for c in cuts_of(r) if c.kind == "setting"]
         for s, r in little.items()
     }  # fmt: skip
     recipe = {p for ps in parts.values() for p in ps
@@ -1522,7 +1527,7 @@ for system, weigh in (
     ("sasrec", sasrec_weights),
 ):
     for v in (f"size-{i}" for i in range(1, 6)):
-        shape = SYSTEMS[system].variants[v]["recommender"]
+        shape = SYSTEMS[system].variants[v].settings["recommender"]
         curves[system, v] = weigh(**shape)
 sizes = pd.Series(curves).unstack(0)
 print(sizes.map("{:,}".format))

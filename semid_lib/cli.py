@@ -251,7 +251,7 @@ def table_command(
     """Print a table of a paper beside the recorded numbers."""
     from semid_lib.reports import beside, printed, tables
     from semid_lib.runs import records
-    from semid_lib.systems import FLOORS, SWEEPS
+    from semid_lib.systems import FLOORS, sweep_of
 
     match = re.fullmatch(r"([a-z0-9]+)\.(\d+)", which)
     if not match:
@@ -269,7 +269,7 @@ def table_command(
     recorded = [
         r
         for r in records.load_records(profile="paper", system=list(systems))
-        if (r["dataset"] in data or not data) and not r["variant"].startswith(SWEEPS)
+        if (r["dataset"] in data or not data) and sweep_of(r["system"], r["variant"]) is None
     ]
     shown = beside.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name)
     print(readable(shown))

@@ -30,7 +30,7 @@ from semid_lib.diagnostics.judge import judge_codes, judge_quantizer, judge_vect
 from semid_lib.errors import CheckpointError, InputError
 from semid_lib.runs.locks import BusyError, locked
 from semid_lib.runs.provenance import commit, device_name, peak_memory, versions
-from semid_lib.runs.records import CUTOFFS, METRICS, is_name, run_name, slug
+from semid_lib.runs.records import CUTOFFS, METRICS, cut_keys, is_name, run_name, slug
 from semid_lib.settings import SEED
 from semid_lib.storage import load_tensors, read_json, read_sealed, save_tensors, sealed, write_json
 
@@ -44,15 +44,16 @@ def runs_folder() -> Path:
     return Path(os.environ.get("SEMID_RUNS") or Path(".semid") / "runs")
 
 
-def run(system: str, dataset, **settings) -> dict:
-    """Run a named system on a dataset and return its record.
+def run(system: str | systems.System | systems.Plan, dataset, **settings) -> dict:
+    """Run a system on a dataset and return its record.
 
     Validation chooses (inside the stages); the test part is ranked once, when all is fitted.
     On a CPU the quick profile computes in one thread, so that the seed decides the numbers; the
     paper profile takes those of torch; their number, which the record names, moves last digits.
 
     Args:
-        system: a name of `systems.SYSTEMS`.
+        system: a name of `systems.SYSTEMS`; or a `System`; or a `Plan`, such as `systems.combine`
+            makes, which has the profile, the variant and all settings in it.
         dataset: name, folder in the bring-your-own form, or `Interactions`.
         settings: keywords, as follows.
         profile: "quick" (default) or "paper". variant, overrides: see `systems.plan`.
@@ -69,9 +70,9 @@ def run(system: str, dataset, **settings) -> dict:
         progress: bars with loss, speed and time left; default: only on a terminal.
 
     Returns:
-        The record (DESIGN "Result record"; keys in `results.RECORD_KEYS`). It is also written to
+        The record (DESIGN "Result record"; keys in `records.RECORD_KEYS`). It is also written to
         `record.json` in the work folder, but not among the recorded results: see
-        `results.write_record`.
+        `records.write_record`.
 
     Raises:
         TrainingPaused: the deadline came; calling again with the same arguments goes on.
@@ -99,13 +100,21 @@ class Work:
         from semid_lib.compute.device import resolve_device
         from semid_lib.data import Interactions, leave_one_out, load_dataset
 
-        self.device = join(resolve_device(device, profile))
+        given = system if isinstance(system, systems.Plan) else None
+        self.device = join(resolve_device(device, given.profile if given else profile))
         self.data = dataset if isinstance(dataset, Interactions) else load_dataset(dataset)
         if not is_name(self.data.name):
             raise InputError(
                 f"the data are called {self.data.name!r}: rename them, without < > | `"
             )
-        chosen = systems.plan(system, self.data, profile, variant, overrides, until)
+        if given is None:
+            chosen = systems.plan(system, self.data, profile, variant, overrides, until)
+        else:
+            chosen = given.up_to(until)
+        if given is not None and (overrides or variant != "default"):
+            raise InputError("a plan has its variant and overrides in it: make another plan")
+        if chosen.dataset != self.data.name:
+            raise InputError(f"the plan is for {chosen.dataset!r}, not for {self.data.name!r}")
         self.plan, precision = _with_precision(chosen, precision, self.device)
         if not SEED.holds(seed):
             raise InputError(f"seed is {seed!r}, but {SEED.words}")
@@ -116,7 +125,7 @@ class Work:
         self.estimators = {s.role: s.build(**around) for s in self.plan.stages}
         if until is not None and (until != "quantizer" or until not in self.estimators):
             known = " or 'quantizer'" if "quantizer" in self.estimators else ""
-            raise InputError(f"until is {until!r}, but {system} can run until None{known}")
+            raise InputError(f"until is {until!r}, but {chosen.system} can run until None{known}")
         self.until = until
         self._check_size()
         self.config = {
@@ -141,9 +150,11 @@ class Work:
         self.sids = None
         self.name = self._name(self.plan.variant)
         identity = {"config": self.config, **data, "seed": seed}
-        same = systems.plan(system, self.data, profile, "default", overrides)
-        alike = replace(same, variant=variant, cut=chosen.cut) == chosen
-        name = self._name("default") if alike else self.name  # a variant may change nothing here
+        name = self.name
+        if given is None:
+            same = systems.plan(system, self.data, profile, "default", overrides)
+            if replace(same, variant=variant, cut=chosen.cut) == chosen:
+                name = self._name("default")  # the variant changes nothing here
         self.folder = Path(folder or runs_folder() / f"{name}-{_digest(identity)}")
         self._claim(self.folder, identity)
         self.encoder_folder = self.folder
@@ -396,7 +407,7 @@ class Work:
                 "peak_memory": max(s["peak_memory"] for s in everything.values()),
                 "peak_device_memory": max(s["peak_device_memory"] for s in everything.values()),
             },
-            "config": self.config, "cut": list(self.plan.cut),
+            "config": self.config, **cut_keys(self.plan.cut),
             **{k: list(stages.values())[-1][k] for k in ("device", "versions", "commit")},
             "curve": {role: curve for role, curve in curves.items() if curve},
         }  # fmt: skip

@@ -11,7 +11,9 @@ from semid_lib.environment import CHECKOUT
 from semid_lib.errors import InputError, RecordError
 from semid_lib.reports import beside, printed, progress, tables, verdicts
 from semid_lib.runs import records
-from semid_lib.systems import SYSTEMS
+from semid_lib.systems import SYSTEMS, Cut, sentences
+
+CODED = CHECKOUT / "book" / "results" / "codes"
 
 
 def make_record(system="sasrec", dataset="beauty", seed=0, value=0.05, profile="paper", cut=()):
@@ -495,17 +497,68 @@ def test_runs_with_a_smaller_budget_are_read_only_if_asked_for(tmp_path):
     assert len(every) == 4 and sum(map(records.is_smaller, every)) == 1
 
 
+def test_what_a_record_cuts_is_typed_whether_it_was_written_so_or_not():
+    """A record of before has sentences alone; one of now has both, and they agree."""
+    cuts = [
+        Cut("method", "encoder", note="batches of windows"), Cut("data", note="Amazon-2014"),
+        Cut("setting", "encoder", "dim", "64", "128"),
+        Cut("setting", "recommender", "epochs", "2", "500"),
+    ]  # fmt: skip
+    now = {**make_record(), **records.cut_keys(cuts)}
+    assert now["cut"] == [
+        "encoder: batches of windows", "data: Amazon-2014",
+        "settings: encoder dim 64 (paper 128), recommender epochs 2 (paper 500)",
+    ]  # fmt: skip
+    assert records.cuts_of(json.loads(json.dumps(now))) == cuts
+    before = {key: value for key, value in now.items() if key != "cuts"}
+    assert records.cuts_of(before) == cuts
+    assert records.is_smaller(now) and records.is_smaller(before)
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [],
+        [{"kind": "data", "note": "Amazon-2023"}],
+        [{"kind": "date", "note": "Amazon-2014"}],
+        [{"kind": "data", "note": "Amazon-2014", "why": "?"}],
+        ["data: Amazon-2014"],
+        None,
+    ],
+)
+def test_cuts_that_say_anything_else_than_their_sentences_are_refused(cuts):
+    record = {**make_record(), **records.cut_keys([Cut("data", note="Amazon-2014")])}
+    records.check_record(record)
+    with pytest.raises(RecordError, match="other cuts than its sentences"):
+        records.check_record({**record, "cuts": cuts})
+
+
+def test_every_committed_record_gives_its_sentences_back():
+    """Reading and writing again changes no character of what a record of before says."""
+    found = [*records.load_records(smaller=True), *records.load_records(CODED)]
+    assert len(found) > 100
+    for record in found:
+        assert sentences(records.cuts_of(record)) == record["cut"], records.record_name(record)
+
+
 def test_ratios_are_ours_over_printed():
     assert progress.ratios([]).empty
-    records = [make_record(), {**make_record(), "seed": 1}]
-    records[1]["metrics"] = {"test": dict.fromkeys(records.METRICS, 0.3)}
-    (row,) = progress.ratios(records).to_dict("records")
-    ours = (records[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
+    made = [make_record(), {**make_record(), "seed": 1}]
+    made[1]["metrics"] = {"test": dict.fromkeys(records.METRICS, 0.3)}
+    (row,) = progress.ratios(made).to_dict("records")
+    ours = (made[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
     assert (row["paper"], row["system"], row["dataset"], row["seeds"]) == (
         "acerec", "SASRec", "beauty", 2,
     )  # fmt: skip
     assert row["recall@10 printed"] == 0.0605 and row["recall@10 ours"] == pytest.approx(ours)
     assert row["recall@10 ratio"] == pytest.approx(ours / 0.0605)
+
+
+def test_ratios_name_the_settings_that_a_smaller_budget_cut():
+    words = "recommender epochs 2 (paper 500)"
+    less = [make_record(seed=seed, cut=["data: other", f"settings: {words}"]) for seed in (0, 1)]
+    assert list(progress.ratios(less)["smaller"]) == [words]
+    assert list(progress.ratios([make_record(cut=["data: other"])])["smaller"]) == [""]
 
 
 def test_ratios_leave_out_the_rows_of_ablations():
