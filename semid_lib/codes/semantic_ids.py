@@ -115,7 +115,9 @@ class SemanticIds:
 
     def encode(self, sequences):
         """Tokens `[B, T L]` int64 of histories `[B, T]` of items; see `ItemTokenizer`."""
-        return self.targets(sequences).reshape(len(sequences), -1)
+        tokens = self.targets(sequences)
+        rows, length, levels = tokens.shape
+        return tokens.reshape(rows, length * levels)
 
     def targets(self, items):
         """Tokens `[..., L]` int64 of items `[...]`; those of item -1 are padding."""

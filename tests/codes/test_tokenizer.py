@@ -25,6 +25,7 @@ def test_histories_become_tokens_and_shorter_ones_end_in_padding():
     assert sids.encode(histories).tolist() == wanted
     found = sids.encode(torch.from_numpy(histories))
     assert isinstance(found, torch.Tensor) and found.tolist() == wanted
+    assert sids.encode(histories[:0]).shape == (0, 6)
     assert sids.tokens_per_item == 2
 
 
