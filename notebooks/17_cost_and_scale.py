@@ -107,7 +107,7 @@ from semid_lib.data import (
     synthetic_catalogue,
 )
 from semid_lib.encoders import FAMAE
-from semid_lib.networks import T5, chunked_cross_entropy
+from semid_lib.networks import T5, Decoding, chunked_cross_entropy
 from semid_lib.quantizers import GAOQ, BalancedKMeans
 from semid_lib.recommenders import ACERec, SASRec
 from semid_lib.recommenders.decoding.beam import beam_search
@@ -1263,7 +1263,7 @@ def plain_loss(past, target):
             resid_t5.logits(states[:, level], level),
             target[:, level] - first,
         )
-        for level, first in enumerate(resid_t5.first_token)
+        for level, first in enumerate(resid_t5.vocabulary.first_token)
     ]
     return torch.stack(levels).mean()
 
@@ -1393,7 +1393,7 @@ for N in (500, 5000, 50_000):
     with torch.no_grad():
         seen = macs(
             lambda trie=trie: beam_search(
-                writer, *writer.encode(past), trie, 30
+                Decoding(writer, *writer.encode(past)), trie, 30
             )
         )
     print(f"{N:6,} items: {seen:,} MAC for two users")

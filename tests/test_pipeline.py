@@ -547,6 +547,7 @@ def test_a_tokenizers_whole_run_gives_colliding_items_a_digit_more(tiny, tmp_pat
     work = pipeline.Work("rkmeans", tiny, overrides=overrides, folder=tmp_path, device="cpu")
     raw, unique = work.semantic_ids(), work.semantic_ids(unique=True)
     assert raw.num_levels == 2 and unique.num_levels == 3 and unique.is_unique
+    assert raw.catalogue == unique.catalogue == work.data.catalogue_sha256
     assert (unique.codes[:, :2] == raw.codes).all()
     found = record["diagnostics"]["quantizer"]
     assert found["collision_rate"] == 80 / len(np.unique(raw.codes, axis=0)) > 1

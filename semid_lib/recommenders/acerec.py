@@ -157,7 +157,7 @@ class ACERec(ParallelRecommender):
         Others as `RPG`.
 
     Attributes:
-        network_: `ACERecNetwork`. history_: `training.History`.
+        sids_: the `ItemTokenizer`. network_: `ACERecNetwork`. history_: `training.History`.
 
     Deviates, where the paper is silent: P(j) is the item's share of the training targets, and a
     batch's candidates are its distinct targets; one learnt position a step, shared by its tokens,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from semid_lib.compute.ties import tie_order
 from semid_lib.errors import EmptyHistoryError, InputError, NotFittedError, UnknownItemError
 from semid_lib.settings import check_settings, of_python, whole
 from semid_lib.storage import load_tensors, restoring, save_tensors
@@ -98,7 +99,7 @@ class Recommender(BaseEstimator):
         if exclude_history:
             for row, history in enumerate(histories):
                 scores[row, history] = -np.inf
-        shuffled = np.random.default_rng(0).permutation(scores.shape[1])
+        shuffled = tie_order(scores.shape[1])
         mixed = scores[:, shuffled]
         order = np.argsort(-mixed, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(mixed, order, axis=1)

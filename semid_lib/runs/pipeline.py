@@ -327,7 +327,8 @@ class Work:
             vectors = vectors - vectors.mean(axis=0)
         quantizer = self.fit("quantizer", vectors)
         info = {"seconds": time.perf_counter() - began, **_describe(self.fitted.pop("quantizer"))}
-        sids = SemanticIds(quantizer.codes_, [int(size) for size in quantizer.level_sizes_])
+        sizes = [int(size) for size in quantizer.level_sizes_]
+        sids = SemanticIds(quantizer.codes_, sizes, catalogue=self.data.catalogue_sha256)
         sids.to_json(self.folder / "codes.json")
         return {**info, "diagnostics": judge_quantizer(quantizer, vectors)}
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2Model
 
 from harness import Job, measure, require, store
+from semid_lib.codes import SemanticIds
 from semid_lib.compute.memory import keep_memory
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.evaluation import evaluate
@@ -31,7 +32,7 @@ def fresh(kind, **settings):
     torch.manual_seed(0)
     model = kind(max_history=ITEMS, device="cpu", **settings)
     codes = np.random.default_rng(0).integers(0, CODES, (split().num_items, DIGITS))
-    model._build(codes, [CODES] * DIGITS)
+    model._build(SemanticIds(codes, [CODES] * DIGITS))
     for name, parameter in model.network_.named_parameters():
         if "norm" not in name:
             torch.nn.init.normal_(parameter, std=0.05)

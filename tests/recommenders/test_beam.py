@@ -6,8 +6,8 @@ import torch
 
 from semid_lib.codes import SemanticIds
 from semid_lib.errors import InputError
-from semid_lib.networks import T5
-from semid_lib.recommenders.decoding.beam import beam_search
+from semid_lib.networks import T5, Decoding
+from semid_lib.recommenders.decoding import beam_search
 
 SIZES = (5, 4, 6)
 
@@ -50,11 +50,16 @@ def prefix_scores(network, tokens, prefixes, normalize="level"):
     return total.numpy()
 
 
-def search(network, sids, tokens, beams, **options):
+@torch.no_grad()
+def reading(network, tokens, normalize="level"):
+    """T5's decoder after it has read the histories."""
+    return Decoding(network, *network.encode(tokens), normalize)
+
+
+def search(network, sids, tokens, beams, normalize="level", **options):
     """Beams as code tuples `[B, W, L]` and scores."""
-    with torch.no_grad():
-        memory, padding = network.encode(tokens)
-    leaves, scores = beam_search(network, memory, padding, sids.trie, beams, **options)
+    decoder = reading(network, tokens, normalize)
+    leaves, scores = beam_search(decoder, sids.trie, beams, **options)
     first = sids.trie.leaf_items[sids.trie.leaf_ptr[leaves.numpy()]]
     return sids.codes[first], scores.numpy()
 
@@ -178,10 +183,11 @@ def test_other_precisions(dtype, tolerance):
 
 def test_bad_arguments():
     network, sids, tokens = make()
-    memory, padding = network.encode(tokens)
+    decoder = reading(network, tokens)
     with pytest.raises(InputError, match="beams is 0"):
-        beam_search(network, memory, padding, sids.trie, 0)
+        beam_search(decoder, sids.trie, 0)
     with pytest.raises(InputError, match="normalize is 'trie'"):
-        beam_search(network, memory, padding, sids.trie, 5, normalize="trie")
+        reading(network, tokens, "trie")
+    short = SemanticIds([[0, 1], [1, 0]]).trie
     with pytest.raises(InputError, match="2 levels, but the model has 3"):
-        beam_search(network, memory, padding, SemanticIds([[0, 1], [1, 0]]).trie, 5)
+        beam_search(decoder, short, 5)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from semid_lib.codes import SemanticIds
 from semid_lib.errors import (
     CheckpointError,
     InputError,
@@ -104,7 +105,7 @@ def test_parameters_of_the_public_configuration():
     """
     codes = np.random.default_rng(0).integers(0, 256, (50, 32))
     model = RPG()
-    model._build(codes, [256] * 32)
+    model._build(SemanticIds(codes, [256] * 32))
     d, inner = 448, 1024
     layer = 2 * 2 * d + (d * 3 * d + 3 * d) + (d * d + d) + (d * inner + inner) + (inner * d + d)
     rest = 50 * d + 2 * layer + 2 * d + 32 * (d * d + d)
