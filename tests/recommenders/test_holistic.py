@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from semid_lib import plain
 from semid_lib.compute import scoring
 from semid_lib.compute.scoring import holistic_scores, table_rows, top_items
 from semid_lib.errors import CodesError, InputError
@@ -16,25 +17,14 @@ def problem(users=7, items=50, digits=4, codes=5, dtype=torch.float64, seed=0):
     return log_probs, table
 
 
-def summed(log_probs, codes):
-    """Every score as a plain sum, one user and item at a time."""
-    return np.array([
-        [sum(float(user[d, c]) for d, c in enumerate(item)) for item in codes]
-        for user in log_probs
-    ])  # fmt: skip
-
-
-def sorted_items(scores, k):
-    """Items by falling score, the first of equals first."""
-    return np.array([sorted(range(len(s)), key=lambda j: (-s[j], j))[:k] for s in scores])
-
-
 @pytest.mark.parametrize("users, items", [(1, 1), (7, 50), (70, 4100)])
 def test_scores_are_the_sums(users, items):
     log_probs, codes = problem(users, items, digits=3)
     scores = holistic_scores(log_probs, table_rows(codes, 5))
     assert scores.shape == (users, items) and scores.dtype == torch.float64
-    np.testing.assert_allclose(scores.numpy()[:5], summed(log_probs[:5], codes), atol=1e-12)
+    np.testing.assert_allclose(
+        scores.numpy()[:5], plain.holistic_scores(log_probs[:5], codes), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 10, 49, 50])
@@ -44,7 +34,7 @@ def test_top_items_equal_a_full_sort(k):
     rows = table_rows(codes, 3)
     items, values = top_items(log_probs, rows, k)
     scores = holistic_scores(log_probs, rows).numpy()
-    np.testing.assert_array_equal(items, sorted_items(scores, k))
+    np.testing.assert_array_equal(items, plain.best_items(scores, k))
     np.testing.assert_array_equal(values, np.take_along_axis(scores, items.numpy(), 1))
 
 
@@ -57,7 +47,9 @@ def test_top_items_of_many_chunks(engine):
     log_probs, codes = problem(users=3, items=9001, digits=8, codes=16, dtype=torch.float32)
     rows = table_rows(codes, 16)
     items, _ = top_items(log_probs, rows, 25)
-    np.testing.assert_array_equal(items, sorted_items(holistic_scores(log_probs, rows).numpy(), 25))
+    np.testing.assert_array_equal(
+        items, plain.best_items(holistic_scores(log_probs, rows).numpy(), 25)
+    )
 
 
 def test_equal_codes_have_equal_scores_to_the_bit(engine):
@@ -78,7 +70,7 @@ def test_ties_over_many_groups(engine, users, k, kind):
     rows = table_rows(codes, 16).to(kind)
     items, values = top_items(log_probs, rows, k)
     scores = holistic_scores(log_probs, rows).numpy()
-    np.testing.assert_array_equal(items, sorted_items(scores, k))
+    np.testing.assert_array_equal(items, plain.best_items(scores, k))
     np.testing.assert_array_equal(values, np.take_along_axis(scores, items.numpy(), 1))
     assert (codes[items[:, 0]] == codes[1500]).all() and (items[:, 0] < 1000).all()
 
