@@ -138,13 +138,6 @@ def test_items_of_equal_codes_tie_and_are_counted_once(split):
     assert {*items[above : above + 2]} == {4, 20}
 
 
-def test_half_scores_are_near(split):
-    model = shaken(RPG, split, precision="float32")
-    exact = model.score_items([[1, 2]])
-    near = model.set_params(half_scores=True).score_items([[1, 2]])
-    assert 0 < np.abs(exact - near).max() < 0.05
-
-
 # --- graph decoding
 
 
