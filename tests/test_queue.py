@@ -489,9 +489,18 @@ def test_main_names_errors_without_a_traceback(capsys):
 
 
 def test_the_path_that_trains_needs_few_packages(place, monkeypatch):
-    """Where torch, NumPy, SciPy, scikit-learn and pandas are, but no typer, pooch and so on."""
+    """Where torch, NumPy, SciPy, scikit-learn and pandas are, but no typer, faiss and so on."""
     (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
-    missing = ("typer", "faiss", "pooch", "matplotlib", "transformers", "umap", "IPython", "numba")
+    missing = (
+        "typer",
+        "faiss",
+        "platformdirs",
+        "matplotlib",
+        "transformers",
+        "umap",
+        "IPython",
+        "numba",
+    )
     code = f"""
         import runpy, sys
         for name in {missing!r}:
