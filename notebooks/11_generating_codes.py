@@ -343,7 +343,7 @@ LEVELS = ["community", "category", "number"]
 def show_bits(bits, levels, caption):
     rows = pd.DataFrame(bits, index=levels).T
     rows["sum"] = rows.sum(axis=1)
-    return table(rows.map("{:.2f}".format), caption)
+    return table(rows, caption, digits=2)
 
 
 show_bits(bits, LEVELS, "Bits of each code of the validation items")

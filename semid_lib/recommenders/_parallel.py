@@ -21,7 +21,7 @@ from semid_lib.evaluation import ranks_from_scores
 from semid_lib.networks import INITIAL_STD
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
-from semid_lib.settings import FLAG, check_settings, choice
+from semid_lib.settings import check_settings, choice
 from semid_lib.training import TrainSettings, like_lengths
 
 _ROWS = {"cpu": (8, 32), "cuda": (256, 256)}  # sequences read together, at least and at most
@@ -202,7 +202,7 @@ class ParallelRecommender(IdsRecommender):
 
     unique_ids = False  # items of equal codes tie
     _limits = {
-        "head_norm": choice("rpg", "paper", "both"), "half_scores": FLAG,
+        "head_norm": choice("rpg", "paper", "both"),
         "long_histories": choice("rows", "windows", "last"),
     }  # fmt: skip
 
@@ -334,8 +334,7 @@ class ParallelRecommender(IdsRecommender):
 
     def _scores(self, histories):
         def score(part):
-            rows, half = self.network_.rows, self.half_scores
-            return holistic_scores(self.log_probs(part), rows, half).cpu().numpy()
+            return holistic_scores(self.log_probs(part), self.network_.rows).cpu().numpy()
 
         return np.concatenate([score(part) for part in _parts(histories)])
 
@@ -348,7 +347,7 @@ class ParallelRecommender(IdsRecommender):
 
     def _best(self, histories, k):
         """The k best items and their scores, `[B, k]` each."""
-        places, scores = top_items(self.log_probs(histories), self._mixed, k, self.half_scores)
+        places, scores = top_items(self.log_probs(histories), self._mixed, k)
         return self._order[places.cpu().numpy()], scores.cpu().double().numpy()
 
     def _validate(self, split):  # by exact scores, whatever the decoding

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 
 from semid_lib.compute.ties import tie_order
 from semid_lib.errors import EmptyHistoryError, InputError, NotFittedError, UnknownItemError
-from semid_lib.settings import check_settings, of_python, whole
+from semid_lib.settings import check_settings, kept_settings, of_python, whole
 from semid_lib.storage import load_tensors, restoring, save_tensors
 
 PADDING = -1
@@ -172,8 +172,7 @@ class Recommender(BaseEstimator):
         """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
         tensors, meta = load_tensors(path, cls.__name__)
         with restoring(path, cls.__name__):
-            params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
-            self = cls(**params)
+            self = cls(**kept_settings(cls, meta["params"]))
             check_settings(self)
             self.num_items_ = meta["num_items"]
             self.item_ids_ = None if meta["item_ids"] is None else ids_array(meta["item_ids"])

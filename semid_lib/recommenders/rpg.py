@@ -32,7 +32,7 @@ class RPG(ParallelRecommender):
             product is the cosine; "paper": the state before the heads instead (ACERec's text);
             "both".
         decoding: "exact" scores every item; "graph" gives -inf to items that it does not end with.
-        beams, edges, steps: of the graph. half_scores: see `holistic_scores`.
+        beams, edges, steps: of the graph.
         max_history: items that are read, the newest.
         long_histories: of a longer user, a sample with one loss for each later target ("rows", as
             RPG), windows ("windows") or the last one alone ("last"), as SASRec.
@@ -60,7 +60,7 @@ class RPG(ParallelRecommender):
     def __init__(
         self, dim=448, num_layers=2, num_heads=4, ffn_dim=1024, dropout=0.5, temperature=0.03,
         head_norm="rpg", decoding="exact", beams=20, edges=200, steps=3, max_history=50,
-        long_histories="rows", half_scores=False, learning_rate=3e-3, weight_decay=0.0,
+        long_histories="rows", learning_rate=3e-3, weight_decay=0.0,
         warmup=0.05, clip=1.0, batch_size=256, epochs=150, patience=20, samples_per_epoch=None,
         device="auto", precision="float32", random_state=0,
     ):  # fmt: skip

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -349,6 +350,29 @@ def test_wide_tables_become_long_and_others_empty():
 )  # fmt: skip
 def test_format_number(value, kind, text):
     assert tables.format_number(value, kind) == text
+
+
+@pytest.mark.parametrize(
+    "value, digits, text",
+    [
+        (0.06049, 3, "0.060"), (-1.5, 0, "−2"), (np.float32(0.25), 1, "0.2"), (12101, 2, "12101"),
+        (np.int64(7), 2, "7"), (math.nan, 2, ""), (None, 2, ""), (np.float32("nan"), 2, ""),
+        ("-1.81", 3, "−1.81"), ("as-is", 3, "as-is"),
+    ],
+)  # fmt: skip
+def test_format_number_of_given_digits(value, digits, text):
+    assert tables.format_number(value, digits=digits, missing="") == text
+
+
+def test_table_of_given_digits():
+    frame = pd.DataFrame({"a": [0.5, math.nan], "b": [1.25, -2.0], "n": [1234, 5], "m": [0.1, 1]})
+    shown = tables.table(frame, kinds={"m": "metric"}, digits=1, missing="none").formatted()
+    assert shown.to_numpy().tolist() == [
+        ["0.5", "1.2", "1234", "0.1000"], ["none", "−2.0", "5", "1.0000"]
+    ]  # fmt: skip
+    shown = tables.table(frame, digits={"b": 3}).formatted()
+    assert shown["b"].tolist() == ["1.250", "−2.000"] and shown["n"].tolist() == ["1,234", "5"]
+    assert shown["a"].tolist() == ["0.5", "not run"]
 
 
 def test_table_as_text_and_html_escapes_and_folds_the_spread():

@@ -518,9 +518,18 @@ def test_a_row_stands_for_what_it_names_the_last_varying_fastest(monkeypatch):
 
 
 def test_the_path_that_trains_needs_few_packages(place, monkeypatch):
-    """Where torch, NumPy, SciPy, scikit-learn and pandas are, but no typer, pooch and so on."""
+    """Where torch, NumPy, SciPy, scikit-learn and pandas are, but no typer, faiss and so on."""
     (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
-    missing = ("typer", "faiss", "pooch", "matplotlib", "transformers", "umap", "IPython", "numba")
+    missing = (
+        "typer",
+        "faiss",
+        "platformdirs",
+        "matplotlib",
+        "transformers",
+        "umap",
+        "IPython",
+        "numba",
+    )
     code = f"""
         import runpy, sys
         for name in {missing!r}:
