@@ -142,9 +142,11 @@ def run_command(
         "precision": precision, "overrides": parse_settings(set_ or []),
     }  # fmt: skip
     if dry_run:
+        from semid_lib.reports import table
         from semid_lib.runs import estimate
 
-        print(estimate(system, dataset, **settings))
+        trial = estimate(system, dataset, **settings)
+        print(table(trial.frame, trial.caption, trial.kinds))
         return
     keep = profile == "paper" if record is None else record
     if keep:  # said before hours of work, not after

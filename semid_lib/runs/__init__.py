@@ -4,7 +4,8 @@ from semid_lib._lazy import lazy
 
 _HOMES = {
     "BUSY": "queue", "BusyError": "locks", "CODES": "records", "CODE_KEYS": "records",
-    "CUTOFFS": "records", "Entry": "queue", "LATER": "queue", "METRICS": "records",
+    "CUTOFFS": "records", "Entry": "queue", "Estimate": "dry_run",
+    "LATER": "queue", "METRICS": "records",
     "PAUSED": "queue", "RECORD_KEYS": "records", "SMALLER": "records", "WORKER": "queue",
     "Work": "pipeline", "check_record": "records", "check_writable": "records",
     "click_records": "records", "code_entries": "queue", "code_records": "records",

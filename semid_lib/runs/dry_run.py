@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from semid_lib.reports import Table
 from semid_lib.runs.pipeline import Work, count_parameters, networks
 from semid_lib.runs.provenance import device_name, peak_memory
 
 _LONG = 20.0  # seconds in steps after which even fewer steps will do
 
 
-def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **settings) -> Table:
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a run would cost; `reports.table(frame, caption, kinds)` shows it.
+
+    Attributes:
+        frame: one row a stage, the last one all of them: parameters, steps of all epochs, seconds
+            a step and in all, peak memory of this process so far. Empty text where a number means
+            nothing.
+        caption: the run, its device and how it was measured.
+        kinds: column -> a kind of `reports.format_number`.
+    """
+
+    frame: pd.DataFrame
+    caption: str
+    kinds: dict[str, str]
+
+
+def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **settings) -> Estimate:
     """Estimate a run's parameters, time and memory without doing it.
 
     Builds every model, takes a few real steps of each training (the first, which warm up, are left
@@ -27,8 +44,7 @@ def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **setting
         users: how many users to rank.
 
     Returns:
-        One row a stage: parameters, steps of all epochs, seconds a step and in all, peak memory of
-        this process so far. Early stopping only shortens the times.
+        The `Estimate`. Early stopping only shortens its times.
 
     Cost: seconds on a GPU, up to minutes on a CPU in the paper profile.
     """
@@ -44,7 +60,7 @@ def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **setting
     )
     kinds = {"parameters": "count", "steps": "count", "step": "seconds", "time": "seconds"}
     cells = frame.reset_index(drop=True).astype(object).fillna("")  # what means nothing is empty
-    return Table(cells, caption, {**kinds, "memory": "bytes"})
+    return Estimate(cells, caption, {**kinds, "memory": "bytes"})
 
 
 def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
