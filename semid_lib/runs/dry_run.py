@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from semid_lib.runs.pipeline import Work, count_parameters, networks
+from semid_lib.runs.pipeline import Work
 from semid_lib.runs.provenance import device_name, peak_memory
+from semid_lib.runs.stages import RUN, count_parameters, keep_vectors, networks
 
 _LONG = 20.0  # seconds in steps after which even fewer steps will do
 
@@ -78,7 +79,7 @@ def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
             estimator._see(work.split)  # hardly trained, yet it knows the catalogue
     rows = [{**row, "parameters": count_parameters(estimator)}]
     if role == "encoder":
-        work.keep_vectors(estimator)  # for the next stage
+        keep_vectors(work, estimator)  # for the next stage
         began = time.perf_counter()
         getattr(estimator, "metrics" if hasattr(estimator, "metrics") else "_validate")(work.split)
         seconds = estimator.epochs * (time.perf_counter() - began)
@@ -96,7 +97,7 @@ def _first_steps(work: Work, role: str, steps: int) -> tuple[float, int] | None:
     while not marks or (marks[-1].step < steps and marks[-1].seconds < _LONG):
         work.deadline = time.monotonic() + allowance
         try:
-            getattr(work, f"run_{role}")()
+            RUN[role](work)
             return None
         except TrainingPaused as pause:
             marks += [pause] * (pause.step > 0)
