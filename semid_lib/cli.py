@@ -244,6 +244,23 @@ def queue_run(
             raise typer.Exit(1)
 
 
+@app.command("clicks")
+def clicks_command(
+    dataset: Annotated[str, typer.Argument(help="name or folder, with ratings")] = "ml-1m",
+    only: Annotated[Many, typer.Option(help="a tokenizer such as R3-VAE; default: all")] = None,
+    budget: Budget = None,
+):
+    """Train and record the click models of chapter 08 that have no record yet."""
+    from semid_lib.clicks import record_clicks
+    from semid_lib.compute.signals import pausing
+    from semid_lib.runs import parse_duration
+
+    seconds = math.inf if budget is None else parse_duration(budget)
+    with told_how_to_go_on(), pausing(seconds) as deadline:
+        written = record_clicks(dataset, only, deadline=deadline)
+    print(f"{len(written)} records written")
+
+
 @app.command("table")
 def table_command(
     which: Annotated[str, typer.Argument(help="paper and number, such as resid.4 or acerec.1")],

@@ -78,7 +78,7 @@ def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
         if hasattr(estimator, "_see"):
             estimator._see(work.split)  # hardly trained, yet it knows the catalogue
     rows = [{**row, "parameters": count_parameters(estimator)}]
-    if role == "encoder":
+    if role == "encoder" and measured is not None:
         keep_vectors(work, estimator)  # for the next stage
         began = time.perf_counter()
         getattr(estimator, "metrics" if hasattr(estimator, "metrics") else "_validate")(work.split)
