@@ -1218,7 +1218,7 @@ this machine's, its parameters and steps everybody's.
 
 # %% tags=["nbval-ignore-output"]
 quick = estimate("resid", "ml-100k", profile="quick", device="cpu")
-quick
+table(quick.frame, quick.caption, quick.kinds)
 
 # %%
 trial = quick.frame.set_index("stage")

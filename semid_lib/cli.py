@@ -142,9 +142,11 @@ def run_command(
         "precision": precision, "overrides": parse_settings(set_ or []),
     }  # fmt: skip
     if dry_run:
+        from semid_lib.reports import table
         from semid_lib.runs import estimate
 
-        print(estimate(system, dataset, **settings))
+        trial = estimate(system, dataset, **settings)
+        print(table(trial.frame, trial.caption, trial.kinds))
         return
     keep = profile == "paper" if record is None else record
     if keep:  # said before hours of work, not after
@@ -240,6 +242,23 @@ def queue_run(
     with told_how_to_go_on():
         if not queue.run_queue(jobs, seconds, device, only, codes=codes):
             raise typer.Exit(1)
+
+
+@app.command("clicks")
+def clicks_command(
+    dataset: Annotated[str, typer.Argument(help="name or folder, with ratings")] = "ml-1m",
+    only: Annotated[Many, typer.Option(help="a tokenizer such as R3-VAE; default: all")] = None,
+    budget: Budget = None,
+):
+    """Train and record the click models of chapter 08 that have no record yet."""
+    from semid_lib.clicks import record_clicks
+    from semid_lib.compute.signals import pausing
+    from semid_lib.runs import parse_duration
+
+    seconds = math.inf if budget is None else parse_duration(budget)
+    with told_how_to_go_on(), pausing(seconds) as deadline:
+        written = record_clicks(dataset, only, deadline=deadline)
+    print(f"{len(written)} records written")
 
 
 @app.command("table")

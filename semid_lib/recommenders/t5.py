@@ -71,6 +71,7 @@ class T5Recommender(IdsRecommender):
         >>> model.recommend([[3, 14, 15]], k=5)                  # doctest: +SKIP
     """
 
+    scores_all_items = False
     _limits = {
         "num_beams": SIZE, "search": choice("constrained", "free"), "end_token": FLAG,
         "validate_users": whole(0) | NONE,

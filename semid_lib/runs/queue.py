@@ -24,7 +24,7 @@ from semid_lib.compute.signals import end_with_parent, handling, pausing
 from semid_lib.errors import InputError, RecordError, SemidError
 from semid_lib.runs import queue_list
 from semid_lib.runs.locks import BusyError, locked
-from semid_lib.runs.pipeline import run, runs_folder
+from semid_lib.runs.pipeline import run
 from semid_lib.runs.queue_list import Row
 from semid_lib.runs.records import (
     CODES,
@@ -34,6 +34,7 @@ from semid_lib.runs.records import (
     run_name,
     write_record,
 )
+from semid_lib.runs.workspace import runs_folder
 from semid_lib.storage import write_atomic
 from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS, sweep_of
 

@@ -302,7 +302,7 @@ def code_records(
 
 
 def click_records(folder: str | Path | None = None) -> pd.DataFrame:
-    """Collect the recorded click models (chapter 08), made by `scripts/clicks.py`.
+    """Collect the recorded click models (chapter 08), made by `semid clicks`.
 
     Returns:
         One row a run, sorted by file name: `tokenizer`, `vectors`, `form`, `seed`, `dataset`,

@@ -16,7 +16,7 @@ from semid_lib.compute.memory import keep_memory
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.evaluation import evaluate
 from semid_lib.recommenders import RPG, ACERec
-from semid_lib.runs import Work
+from semid_lib.runs import Work, stages
 
 DIGITS, CODES, ITEMS, USERS, BATCHES = 32, 256, 50, 32, 6
 GPT2 = dict(n_embd=448, n_layer=2, n_head=4, n_inner=1024, n_positions=ITEMS, resid_pdrop=0.0)
@@ -230,7 +230,7 @@ def trained(system, dataset):
     work = Work(system, dataset, profile="paper", overrides=overrides, device="cpu")
     work.stage("encoder", work.run_encoder)
     work.stage("quantizer", work.run_quantizer)
-    return work.fitted_recommender()
+    return stages.fitted_recommender(work)
 
 
 def test_decoding():
