@@ -16,7 +16,7 @@ from semid_lib.data import synthetic_catalogue
 from semid_lib.errors import InputError
 from semid_lib.runs import pipeline, records
 
-from .test_results import make_record
+from .reports.test_results import make_record
 
 
 @pytest.fixture
