@@ -172,7 +172,7 @@ WORKER = """
 import dataclasses, json, os, sys, time
 from pathlib import Path
 from unittest import mock
-from semid_lib import cli, data, encoders
+from semid_lib import data, encoders
 from semid_lib.runs import queue, records
 from semid_lib.systems import SYSTEMS
 
@@ -241,7 +241,9 @@ if (place / "long").exists():
 queue.WORKER = (sys.executable, __file__)
 if __name__ == "__main__":
     if sys.argv[1] == "queue":
-        cli.main()
+        from semid_lib.cli import main  # needs typer, which a worker does not
+
+        main()
     sys.exit(queue.main())
 """
 
