@@ -521,10 +521,10 @@ def test_runs_with_a_smaller_budget_are_read_only_if_asked_for(tmp_path):
 
 def test_ratios_are_ours_over_printed():
     assert progress.ratios([]).empty
-    records = [make_record(), {**make_record(), "seed": 1}]
-    records[1]["metrics"] = {"test": dict.fromkeys(records.METRICS, 0.3)}
-    (row,) = progress.ratios(records).to_dict("records")
-    ours = (records[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
+    made = [make_record(), {**make_record(), "seed": 1}]
+    made[1]["metrics"] = {"test": dict.fromkeys(records.METRICS, 0.3)}
+    (row,) = progress.ratios(made).to_dict("records")
+    ours = (made[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
     assert (row["paper"], row["system"], row["dataset"], row["seeds"]) == (
         "acerec", "SASRec", "beauty", 2,
     )  # fmt: skip
