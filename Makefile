@@ -63,6 +63,7 @@ run: environment
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/python scripts/copies.py check
 
 check: environment
@@ -105,4 +106,4 @@ bench: environment
 		-k "$(ONLY)" -s -q --benchmark-quiet || exit 1; done
 
 clean:
-	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -124,7 +124,8 @@ from semid_lib.recommenders import (
     T5Recommender,
 )
 from semid_lib.reports import plotting, table
-from semid_lib.runs import SMALLER, code_records, load_records
+from semid_lib.runs import code_records, cuts_of, load_records
+from semid_lib.systems import sentences
 
 # %% [markdown]
 r"""
@@ -347,13 +348,9 @@ def judge(kinds, labels):
     return pd.DataFrame(rows).T
 
 
-def show(frame, caption):
-    cells = frame.round(2).astype(object).fillna("")
-    return table(cells, caption)
-
-
 in_shop = judge(of_shop, planted)
-show(in_shop, "The shop, planted labels; k = 20")
+caption = "The shop, planted labels; k = 20"
+table(in_shop.round(2), caption, missing="")
 
 # %%
 purity = in_shop.xs("purity", axis=1, level=1)
@@ -932,7 +929,8 @@ of_films = {
 }
 of_films = {name: nudged(v) for name, v in of_films.items()}
 in_films = judge(of_films, labels)
-show(in_films, "Films, first genre and Louvain community; k = 20")
+caption = "Films, first genre and Louvain community; k = 20"
+table(in_films.round(2), caption, missing="")
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"caption": "Figure 5 of the ReSID paper on MovieLens-100K: films by t-SNE (PCA start, seed 0), coloured by first genre (the six largest, others grey) and by Louvain community of the train part (the four largest); quick profile, one training run each. See FAMAE's islands of one genre above, and BERT4Rec's regions of one community below; how much the eye misses stands in the table.", "name": "fig-collab-films"}, "image": {"alt": "Six scatter plots of 1,682 films. By genre, FAMAE shows islands of one colour, text patches, BERT4Rec a mixed cloud. By community, BERT4Rec shows regions, text and FAMAE a mixture."}}
 three = ("text", "BERT4Rec", "FAMAE")
@@ -1276,7 +1274,10 @@ for (system, _), name in encoders.items():
     rows.append(row)
 kinds = {data.title(): "metric" for data in sets}
 rows = pd.DataFrame(rows).replace({"system": {"RESID": "ReSID"}})
-smaller = {c for r in full for c in r["cut"] if c.startswith(SMALLER)}
+smaller = {
+    what for r in full
+    for what in sentences(c for c in cuts_of(r) if c.kind == "setting")
+}  # fmt: skip
 for what in sorted(smaller):
     print("a smaller budget than the preset's,", what)
 table(rows, "Test Recall@10 of T5 on GAOQ's codes, recorded", kinds)

@@ -166,26 +166,6 @@ for x, text in ((5.1, "SC of the residuals"), (8.5, "PD of codewords")):
 arrow((1.55, 1.08), (1.55, 0.4), dash=":")
 
 
-# %% tags=["hide-cell"]
-def as_text(value, digits=3):
-    """A number as the tables here show it; text stays as it is."""
-    if isinstance(value, str):
-        return value.replace("-", "−") if value[:1] == "-" else value
-    if not isinstance(value, float):
-        return str(value)
-    if np.isnan(value):
-        return "not run"
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def show(frame, caption):
-    """The frame as a table, recall and NDCG with four digits."""
-    four = [c for c in frame if c in ("R@10", "N@10")]
-    cells = frame.astype(object)
-    cells[four] = cells[four].map(as_text, digits=4)
-    return table(cells.map(as_text), caption)
-
-
 # %% [markdown]
 r"""
 ## Two sets of vectors
@@ -365,7 +345,7 @@ for name, V in views.items():
             row[f"R, {k}-D {axis}"] = R
     rows.append(row)
 bunched = pd.DataFrame(rows)
-show(bunched, "How bunched the planted vectors look")
+table(bunched, "How bunched the planted vectors look", digits=3)
 
 # %%
 as_is, projected, centred = (row for _, row in bunched.iterrows())
@@ -463,7 +443,9 @@ for name, V, size in (("films", X, 256), ("planted", Y, G)):
     a, b = kept[name, "as they are"], kept[name, "centred"]
     assert (a.codes_ == b.codes_).all()
 origin = pd.DataFrame(rows)
-show(origin, "Residual k-means, seed 0: every code is the same")
+table(
+    origin, "Residual k-means, seed 0: every code is the same", digits=3
+)
 
 # %% [markdown]
 r"""
@@ -495,9 +477,10 @@ predicted = pd.DataFrame({
 })  # fmt: skip
 assert (predicted["R-KMeans, centred"] < predicted["R³-VAE"]).all()
 assert deeper.between(-2.01, -1.95).all()
-show(
+table(
     predicted.reset_index(),
     "PD as Table 1 prints it, and what follows from it",
+    digits=3,
 )
 
 # %% [markdown]
@@ -898,11 +881,12 @@ for (tau, top), model in fits.items():
 sweep = pd.DataFrame(rows)
 plain = kept["films", "as they are"]
 floor = reconstruction_error(X, plain.inverse_transform(plain.codes_))
-show(
+table(
     sweep,
     f"Films, {steps} steps, seed 0; perplexity of the weights and mean "
     f"length of codewords at level 1; R-KMeans: error {floor:.3f}, "
     f"CR {collision_rate(plain.codes_):.3f}",
+    digits=3,
 )
 
 # %%
@@ -1018,10 +1002,11 @@ toy = pd.DataFrame(
 columns = ["tokenizer", "group in c₁", "kind in c₂", "soft", "hard"]
 columns += ["SC", "PD 1", "PD 3", "PD", "CR"]
 means = toy[columns].groupby("tokenizer", sort=False).mean()
-show(
+table(
     means.reset_index(),
     "Planted vectors: normalised mutual information with the truth, "
     f"errors, and the paper's measures; mean of {len(SEEDS)} seeds",
+    digits=3,
 )
 
 # %%
@@ -1240,9 +1225,10 @@ for row in rows[1:4]:  # text vectors
     gap = abs(row["centred"] - row["projected"])
     assert np.isnan(gap) or gap < 0.01
 columns = ["dataset", "as they are", "centred", "projected"]
-show(
+table(
     pd.DataFrame(rows)[columns],
     "PD of item vectors, recorded (Figure 3 prints two of one dataset)",
+    digits=3,
 )
 
 # %% [markdown]
@@ -1274,7 +1260,7 @@ for name, (system, variant) in control.items():
         row[key] = recorded(key, system, variant=variant)
     rows.append(row)
 controls = pd.DataFrame(rows)
-show(controls, "Beauty, recorded")
+table(controls, "Beauty, recorded", digits=3)
 
 # %%
 found = controls.set_index("tokenizer")
@@ -1337,16 +1323,20 @@ for system in FLOORS:
         "tokenizer": title(system)
     }
     recall.append(row | {"R@10": ours})
-show(
+FOUR = {"R@10": "metric", "N@10": "metric"}  # digits
+table(
     pd.DataFrame(recall),
     "Table 6 on Beauty: recall, SC and PD, printed and recorded",
+    FOUR,
+    digits=3,
 )
 
 # %% tags=["hide-input"]
-show(
+table(
     pd.DataFrame(shares),
     "Table 6 on Beauty: collisions (items per ID) and Gini; and the "
     "error of the codes, which the paper does not have",
+    digits=3,
 )
 
 # %%
@@ -1409,11 +1399,18 @@ def one_or_two(number):
 
 
 first = one_or_two(1)
-show(first, "Table 1, text vectors: printed and recorded")
+table(
+    first, "Table 1, text vectors: printed and recorded", FOUR, digits=3
+)
 
 # %% tags=["hide-input"]
 second = one_or_two(2)
-show(second, "Table 2, behaviour vectors: printed and recorded")
+table(
+    second,
+    "Table 2, behaviour vectors: printed and recorded",
+    FOUR,
+    digits=3,
+)
 
 # %%
 for number, frame in ((1, first), (2, second)):
@@ -1487,16 +1484,22 @@ def ablation(printed, variants):
 printed = eight.set_index("variant")
 assert list(printed.index) == list(rows_of)
 ablated = ablation(printed, rows_of.values())
-show(ablated, "Table 8 (ablations on Beauty): printed and recorded")
+table(
+    ablated,
+    "Table 8 (ablations on Beauty): printed and recorded",
+    FOUR,
+    digits=3,
+)
 
 # %% tags=["hide-input"]
 COLUMNS = ["SC, paper", "SC", "PD, paper", "PD", "CR", "hard error"]
 values = ablated.set_index("variant")[COLUMNS]
 values = values.replace("none", np.nan).astype(float)
 change = (values - values.iloc[0]).iloc[1:]
-show(
+table(
     change.reset_index(),
     "What leaving a part out changes, against the first row",
+    digits=3,
 )
 
 # %%
@@ -1531,9 +1534,11 @@ nine = paper_table("r3vae", 9, as_printed=True).set_index("lambda")
 nine.index = [f"λ = {value}" for value in nine.index]
 weights = ["lambda-0.001", "default", "lambda-0.1"]
 weighed = ablation(nine, weights)
-show(
+table(
     weighed.rename(columns={"variant": "weight"}),
     "Table 9 (weight of SC and PD, Beauty): printed and recorded",
+    FOUR,
+    digits=3,
 )
 
 # %%
@@ -1565,8 +1570,10 @@ for tau in ("0.02", "0.05", "0.1", "1"):
             row[key] = recorded(key, "r3vae", variant=variant)
         rows.append(row)
 beauty = pd.DataFrame(rows)
-show(
-    beauty, "Temperature and top k on Beauty, recorded (500 steps each)"
+table(
+    beauty,
+    "Temperature and top k on Beauty, recorded (500 steps each)",
+    digits=3,
 )
 
 # %%
@@ -1644,7 +1651,7 @@ for (name, begin), curve in on_beauty.items():
     values = [c[-1] for c in curve] if curve else [np.nan] * 3
     row = dict(zip(("soft", "hard", "usage"), values))
     rows.append({"tokenizer": name, "start": begin} | row)
-show(pd.DataFrame(rows), "Figure 4 on Beauty: where it ends")
+table(pd.DataFrame(rows), "Figure 4 on Beauty: where it ends", digits=3)
 
 # %%
 ended = pd.DataFrame(rows).set_index(["tokenizer", "start"])
@@ -1820,7 +1827,7 @@ rows = [
     of_planted(f"mean: λ = {heavy:.2f}", averaged),
 ]
 columns = ["tokenizer", "soft", "hard", "SC", "PD", "CR"]
-show(pd.DataFrame(rows)[columns], "Planted vectors")
+table(pd.DataFrame(rows)[columns], "Planted vectors", digits=3)
 
 # %% [markdown]
 r"""

@@ -65,7 +65,7 @@ r"""
 Quick profile: about a minute on two CPU cores, 1 GB of memory,
 MovieLens-100K (fetched by itself) and a planted catalogue. The paper
 profile trains nothing more here: the recorded runs on MovieLens-1M are
-made by `python scripts/clicks.py` in a checkout of this book, in about
+made by `semid clicks` in a checkout of this book, in about
 twenty minutes of one core. It can be read alone; {ref}`ch-r3vae` explains
 the tokenizer of the paper, {ref}`ch-judging` the diagnostics.
 ::::
@@ -837,7 +837,7 @@ For users the data say nothing at all: there are too few of them. It takes more 
 A million ratings, histories of 60 clicks as in the paper, codes of 3 x 256
 from behaviour (an ALS factorisation of the training clicks) and from text
 (MiniLM on title and genres), and a slightly larger DIN. Every row below is
-a committed record (`book/results/clicks/`), made by `scripts/clicks.py`.
+a committed record (`book/results/clicks/`), made by `semid clicks`.
 The paper's column belongs to other data, other items and a larger model:
 it stands there to be seen, **not to be compared number by number**.
 """

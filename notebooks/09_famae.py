@@ -888,13 +888,12 @@ def judge(kinds, labels):
     return pd.DataFrame(rows).T
 
 
-def show(frame, caption):
-    """Purities to two places; NMI to one: k-means has many ends."""
-    form = {"purity": "{:.2f}", "NMI": "{:.1f}"}
-    cells = {c: frame[c].map(form[c[1]].format) for c in frame}
-    return table(pd.DataFrame(cells).replace("nan", ""), caption)
-
-
+# Purities to two places; NMI to one: k-means has many ends.
+PLACES = {
+    (of, measure): 2 if measure == "purity" else 1
+    for of in ("category", "community")
+    for measure in ("purity", "NMI")
+}
 in_shop = judge(
     {
         "text": text,
@@ -907,7 +906,8 @@ in_shop = judge(
     },
     planted,
 )
-show(in_shop, "The catalogue, planted labels")
+caption = "The catalogue, planted labels"
+table(in_shop, caption, digits=PLACES, missing="")
 
 # %% [markdown]
 r"""
@@ -961,7 +961,8 @@ of_films = {
     "BERT4Rec*": star.embed(),
 }
 in_films = judge(of_films, labels)
-show(in_films, "Films: first genre, community")
+caption = "Films: first genre, community"
+table(in_films, caption, digits=PLACES, missing="")
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"figure": {"caption": "Films of MovieLens-100K by t-SNE (PCA start, seed 0); quick profile, one training run each. Above FAMAE's whole vectors, below BERT4Rec's; left coloured by first genre (the eight largest, others grey), right by Louvain community (the four largest). See that FAMAE's islands are genres and BERT4Rec's regions communities; the numbers are in the table above.", "name": "fig-famae-tsne"}, "image": {"alt": "Four scatter plots of 1,682 films. FAMAE: small islands, each of one genre colour, communities mixed within. BERT4Rec: one cloud with genres mixed, communities in separate regions."}}
 palette = [plotting.BLUE, plotting.VERMILLION, plotting.GREEN]

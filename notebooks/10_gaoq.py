@@ -1932,9 +1932,9 @@ table(second, "Tables 9 and 10 at level 2, recorded codes", metric)
 
 # %% tags=["hide-input"]
 pairs = sorted(
-    tuple(map(int, name.removeprefix("branching-").split("x")))
-    for name in SYSTEMS["resid"].variants
-    if name.startswith("branching-")
+    variant.settings["quantizer"]["branching"][:2]
+    for variant in SYSTEMS["resid"].variants.values()
+    if variant.sweep == "branching"
 )
 rows = []
 for a, b in pairs:

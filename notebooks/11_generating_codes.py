@@ -110,7 +110,7 @@ from semid_lib.evaluation import (
     ranks_from_lists,
     ranks_from_scores,
 )
-from semid_lib.networks import T5, distance_buckets
+from semid_lib.networks import T5, Decoding, distance_buckets
 from semid_lib.quantizers import GAOQ
 from semid_lib.recommenders import (
     ItemKNN,
@@ -343,7 +343,7 @@ LEVELS = ["community", "category", "number"]
 def show_bits(bits, levels, caption):
     rows = pd.DataFrame(bits, index=levels).T
     rows["sum"] = rows.sum(axis=1)
-    return table(rows.map("{:.2f}".format), caption)
+    return table(rows, caption, digits=2)
 
 
 show_bits(bits, LEVELS, "Bits of each code of the validation items")
@@ -601,7 +601,7 @@ def losses(net, tokens, written):
         [
             cross_entropy(net.logits(states[:, j], j), t - first)
             for j, (t, first) in enumerate(
-                zip(written.T, net.first_token)
+                zip(written.T, net.vocabulary.first_token)
             )
         ]
     )
@@ -674,7 +674,7 @@ item.
 # %%
 guess = torch.zeros_like(test_written)
 with torch.no_grad():
-    for j, begin in enumerate(network.first_token):
+    for j, begin in enumerate(network.vocabulary.first_token):
         logits = logits_of(network, test_tokens, guess)[j]
         guess[:, j] = begin + logits.argmax(-1)
     forced = logits_of(network, test_tokens, test_written)
@@ -887,13 +887,9 @@ def joint_table(net, sids, histories, longest, normalize="level"):
     tables = []
     for begin in range(0, len(histories), 50):
         some = histories[begin : begin + 50]
-        leaves, scores = beam_search(
-            net,
-            *net.encode(as_tokens(some, sids, longest)),
-            tuples,
-            tuples.num_leaves,
-            normalize=normalize,
-        )
+        read = net.encode(as_tokens(some, sids, longest))
+        decoder = Decoding(net, *read, normalize=normalize)
+        leaves, scores = beam_search(decoder, tuples, tuples.num_leaves)
         tables.append(
             torch.zeros_like(scores).scatter(1, leaves, scores)
         )
@@ -931,9 +927,8 @@ for row in range(5):
     assert np.allclose(scores, whole[row][tuple(shop_ids.codes.T)])
     code = as_tokens([past[row]], shop_ids, 2)
     with torch.no_grad():
-        leaves, found = beam_search(
-            network, *network.encode(code), shop_ids.trie, 36
-        )
+        decoder = Decoding(network, *network.encode(code))
+        leaves, found = beam_search(decoder, shop_ids.trie, 36)
     best = np.argsort(-scores)[:36]
     assert (shop_ids.trie.leaf_items[leaves[0]] == best).all()
     assert np.allclose(found[0], scores[best])
@@ -951,11 +946,9 @@ itself, and the floors:
 # %%
 past, target = planted.histories("test"), planted.targets["test"]
 with torch.no_grad():
+    read = network.encode(as_tokens(past, shop_ids, 2))
     leaves, scores = beam_search(
-        network,
-        *network.encode(as_tokens(past, shop_ids, 2)),
-        shop_ids.trie,
-        50,
+        Decoding(network, *read), shop_ids.trie, 50
     )
 listed = shop_ids.trie.leaf_items[leaves.numpy()]
 known = np.stack([oracle(h, s) for h, s in zip(past, share)])
@@ -1010,9 +1003,8 @@ some = as_tokens(past[:100], shop_ids, 2)
 print(f"of all tuples   {exists.mean():6.1%} are items")
 for width in (10, 50, 200):
     with torch.no_grad():
-        leaves, _ = beam_search(
-            network, *network.encode(some), tuples, width
-        )
+        decoder = Decoding(network, *network.encode(some))
+        leaves, _ = beam_search(decoder, tuples, width)
     valid = exists.ravel()[leaves.numpy()].mean()
     print(f"of {width:3} beams    {valid:6.1%} are items")
 assert valid > 5 * exists.mean()
@@ -1615,7 +1607,7 @@ with torch.no_grad():
     }
     for n in (1, 10, 50):
         spent[f"search, {n} beams"] = seconds(
-            lambda n=n: beam_search(big, *memory, beauty, n)
+            lambda n=n: beam_search(Decoding(big, *memory), beauty, n)
         )
     first_child = beauty.tensors().first_child[1]
     node = torch.randint(len(first_child), (32, 50))

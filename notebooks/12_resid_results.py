@@ -103,13 +103,19 @@ from semid_lib.reports import (
     GREY,
     VERMILLION,
     figure,
+    format_number,
     method_style,
     paper_table,
     printed_cells,
     side_by_side,
     table,
 )
-from semid_lib.runs import code_records, is_smaller, load_records
+from semid_lib.runs import (
+    code_records,
+    cuts_of,
+    is_smaller,
+    load_records,
+)  # fmt: skip
 from semid_lib.systems import FLOORS, SYSTEMS, title
 
 # %% tags=["hide-input"]
@@ -147,21 +153,6 @@ def ours(metric, system, place, variant="default"):
 
 
 # %% tags=["hide-cell"]
-def as_text(value, digits=4):
-    """A number as the tables here show it; text stays as it is."""
-    if not isinstance(value, (float, np.floating)):
-        return str(value)
-    if np.isnan(value):
-        return "not run"
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def show(frame, caption, digits=4):
-    """A frame as a table; NaN is "not run"."""
-    cells = frame.astype(object).map(as_text, digits=digits)
-    return table(cells, caption)
-
-
 def gain(new, old):
     """Relative gain in percent."""
     return 100 * (new / old - 1)
@@ -276,7 +267,7 @@ def summary(cells):
 
 
 one_out = summary(four)
-show(one_out, "ReSID's gain over the ten sets, %", 1)
+table(one_out, "ReSID's gain over the ten sets, %", digits=1)
 
 # %%
 assert set(one_out["without"]) == {"BK"}
@@ -310,8 +301,10 @@ rows = [
      **getattr(part, what)()}
     for name, part in parts.items() for what in ("mean", "median")
 ]  # fmt: skip
-show(
-    pd.DataFrame(rows), "Gain over the best other row of each set, %", 1
+table(
+    pd.DataFrame(rows),
+    "Gain over the best other row of each set, %",
+    digits=1,
 )
 
 # %%
@@ -351,7 +344,7 @@ for metric in METRICS:
     rows[metric] = 12 * spread / (n**2 * (k**3 - k))
 W = pd.Series(rows)
 order = mean_rank.sort_values("N@10").rename_axis("model").reset_index()
-show(order, "Mean rank over ten sets, 1 the best", 2)
+table(order, "Mean rank over ten sets, 1 the best", digits=2)
 
 # %%
 print("Kendall's W:", W.round(2).to_dict())
@@ -736,11 +729,11 @@ for name in ("HGN", "SASRec", "BERT4Rec", "S3-Rec"):
         )  # fmt: skip
     rows.append(row)
 fields = pd.DataFrame(rows)
-show(
+table(
     fields,
     "Gain from the fields in %: printed, mean (least to most) of ten "
     "sets; then ours with 95 % intervals",
-    1,
+    digits=1,
 )
 
 # %%
@@ -840,7 +833,7 @@ means = design.groupby("step", sort=False)[list(METRICS)].mean()
 wide = design.pivot(index="step", columns="set", values="R@10")
 wide = wide.loc[list(steps), ["MI", "IS", "BP"]]
 wide["mean"], wide["mean, N@10"] = means["R@10"], means["N@10"]
-show(wide.reset_index(), "What each stage adds, R@10, %", 1)
+table(wide.reset_index(), "What each stage adds, R@10, %", digits=1)
 
 # %%
 assert (design[list(METRICS)] > 0).to_numpy().all()
@@ -920,15 +913,17 @@ for s in MINE:
             row[f"{label} {metric}"] = value
     row["seeds"] = ", ".join(str(len(found(s, p))) for p in places)
     rows.append(row)
-show(
+table(
     pd.DataFrame(rows),
     "Our records at full size, test, all items ranked",
+    digits=4,
 )
 
 # %%
 notes = [
-    c for s in MINE for p in places for r in found(s, p)
-    for c in r["cut"] if c.startswith(("data", "batches"))
+    str(c) for s in MINE for p in places for r in found(s, p)
+    for c in cuts_of(r)
+    if c.kind == "data" or (c.kind == "method" and c.stage is None)
 ]  # fmt: skip
 for note in dict.fromkeys(notes):
     print("cut:", note)
@@ -1004,8 +999,10 @@ for (new, old), g in PAIRS.items():
                 else f"{value:.1f} ({low:.1f} to {high:.1f})"
             )  # fmt: skip
         rows.append(row)
-show(
-    pd.DataFrame(rows), "Gains in %, printed (2023) and ours (2014)", 1
+table(
+    pd.DataFrame(rows),
+    "Gains in %, printed (2023) and ours (2014)",
+    digits=1,
 )
 
 # %% [markdown]
@@ -1051,12 +1048,13 @@ for s, key in LEAN.items():
            "N@10": "not run"}  # fmt: skip
     if record:
         row["R@10"] = cells_of(record)
-        row["N@10"] = as_text(record["metrics"]["test"]["ndcg@10"])
+        row["N@10"] = format_number(
+            record["metrics"]["test"]["ndcg@10"]
+        )
     rows.append(row)
 if little:
     parts = {
-        s: [part for c in r["cut"] if c.startswith("settings")
-            for part in c[10:].split(", ")]
+        s: [c.words for c in cuts_of(r) if c.kind == "setting"]
         for s, r in little.items()
     }  # fmt: skip
     recipe = {p for ps in parts.values() for p in ps
@@ -1121,9 +1119,10 @@ for step, (new, old, printed) in STEPS.items():
     if None not in pair:
         value, low, high = over(*pair)
         lows[step] = low
-        row["ours"] = as_text(value, 1) + (
-            f" ({as_text(low, 1)} to {as_text(high, 1)})"
+        value, low, high = (
+            format_number(x, digits=1) for x in (value, low, high)
         )
+        row["ours"] = f"{value} ({low} to {high})"
     rows.append(row)
 table(
     pd.DataFrame(rows),
@@ -1197,13 +1196,10 @@ mine = ours("R@10", "tiger", "beauty")
 rows.append({"who": "ours, full size", "R@10": mine,
              "over the Markov chain": mine / floor,
              "source": "our record"})  # fmt: skip
-shown = pd.DataFrame(rows).astype(object)
-shown["over the Markov chain"] = shown["over the Markov chain"].map(
-    lambda x: as_text(x, 2)
-)
 table(
-    shown.map(as_text),
+    pd.DataFrame(rows),
     "Recall@10 of TIGER on Beauty (Amazon-2014), all items ranked",
+    digits={"R@10": 4, "over the Markov chain": 2},
 )
 
 # %%
@@ -1252,8 +1248,11 @@ for v, what in CHANGED.items():
         gap[v] = record
         m = record["metrics"]
         row |= {"R@10": cells_of(record),
-                "N@10": as_text(m["test"]["ndcg@10"])}  # fmt: skip
-        row["unseen R@10"] = as_text(m["test_unseen"]["recall@10"])
+                "N@10": format_number(m["test"]["ndcg@10"]),
+                }  # fmt: skip
+        row["unseen R@10"] = format_number(
+            m["test_unseen"]["recall@10"]
+        )
     rows.append(row)
 table(
     pd.DataFrame(rows),
@@ -1269,17 +1268,18 @@ for v, record in gap.items():
     rows.append({
         "variant": v,
         "validation R@10": m["validation"]["recall@10"],
-        "over the base": as_text(
-            m["test"]["recall@10"] / base["test"]["recall@10"], 2
+        "over the base": format_number(
+            m["test"]["recall@10"] / base["test"]["recall@10"], digits=2
         ),
         "items an ID": f"{codes['collision_rate']:.3f}",
         "last epoch": len(record["curve"]["recommender"]),
     })  # fmt: skip
-show(
+table(
     pd.DataFrame(
         rows or [{"variant": "none", "over the base": "not run"}]
     ),
     "The same runs: validation, and the codes",
+    digits=4,
 )
 
 # %%
@@ -1363,7 +1363,11 @@ scale = pd.DataFrame({
     "Σ N b, millions": work,
     "ReSID, s a million": 60 * three["ReSID_minutes"] / work,
 })  # fmt: skip
-show(scale.rename_axis("set").reset_index(), "Table 3 taken apart", 1)
+table(
+    scale.rename_axis("set").reset_index(),
+    "Table 3 taken apart",
+    digits=1,
+)
 
 # %%
 per = scale.select_dtypes(float)
@@ -1411,8 +1415,9 @@ for s in three.index:
     })  # fmt: skip
 times = pd.DataFrame(rows)
 table(
-    times.astype(object).map(as_text, digits=2),
+    times,
     "Quantization in minutes; ours: one CPU thread",
+    digits=2,
     recomputes={"resid.table.3": times[["ours: GAOQ"]]},
 )
 
@@ -1522,7 +1527,7 @@ for system, weigh in (
     ("sasrec", sasrec_weights),
 ):
     for v in (f"size-{i}" for i in range(1, 6)):
-        shape = SYSTEMS[system].variants[v]["recommender"]
+        shape = SYSTEMS[system].variants[v].settings["recommender"]
         curves[system, v] = weigh(**shape)
 sizes = pd.Series(curves).unstack(0)
 print(sizes.map("{:,}".format))

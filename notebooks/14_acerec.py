@@ -1323,7 +1323,7 @@ seeds and a hundred steps each, on eight digits merged into two latents.
 CHANGES = {
     "default": {},
     **{
-        name: v["recommender"]
+        name: v.settings["recommender"]
         for name, v in SYSTEMS["acerec"].variants.items()
         if name.startswith(("atm", "merger", "anchor"))
     },

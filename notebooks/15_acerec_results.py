@@ -113,6 +113,7 @@ from semid_lib.reports import (
     SKY,
     VERMILLION,
     figure,
+    format_number,
     method_style,
     paper_table,
     printed_cells,
@@ -160,23 +161,6 @@ def interval(metric, *wanted):
 
 
 # %% tags=["hide-cell"]
-def as_text(value, digits=4):
-    """A number as the tables here show it; text stays as it is."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (float, np.floating)):
-        if np.isnan(value):
-            return "not run"
-        return f"{value:.{digits}f}".replace("-", "−")
-    return str(value)
-
-
-def show(frame, caption, digits=4):
-    """A frame as a table; NaN is "not run"."""
-    cells = frame.astype(object).map(as_text, digits=digits)
-    return table(cells, caption)
-
-
 def cuts(*wanted):
     """What the runs left out of the paper, one line each."""
     notes = [n for key in wanted for r in found(*key) for n in r["cut"]]
@@ -291,10 +275,10 @@ for row in rows[:1]:
     row["least"] = f"{by_metric.to_numpy().min():.2f}"
 rows[1]["least"] = f"{gain(BEST, main['RPG']).min():.2f}"
 columns = ["gain over", *METRICS, "least"]
-show(
+table(
     pd.DataFrame(rows)[columns],
     "Mean gain over six datasets, %, and the least of the 24",
-    2,
+    digits=2,
 )
 
 # %%
@@ -594,10 +578,18 @@ def beside(metric, sets):
     return pd.DataFrame(rows)
 
 
-show(beside("N@10", AMAZON), "Table 1, NDCG@10: printed (p) and ours")
+table(
+    beside("N@10", AMAZON),
+    "Table 1, NDCG@10: printed (p) and ours",
+    digits=4,
+)
 
 # %% tags=["hide-input"]
-show(beside("R@10", AMAZON), "Table 1, Recall@10: printed (p) and ours")
+table(
+    beside("R@10", AMAZON),
+    "Table 1, Recall@10: printed (p) and ours",
+    digits=4,
+)
 
 # %% tags=["hide-input"]
 there = sorted(
@@ -622,9 +614,10 @@ office = {"Office": "office"}
 parts = [beside(m, office).set_index("model") for m in METRICS]
 for part, metric in zip(parts, METRICS):
     part.columns = [f"{metric} p", metric]
-show(
+table(
     pd.concat(parts, axis=1).reset_index(),
     "Table 2, Office: printed (p, text) and ours (codes of behaviour)",
+    digits=4,
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "The test numbers of Tables 1 and 2 as a share of the paper's ACERec (vertical line). Bars: the paper's other rows, item IDs in orange, semantic IDs in light blue. Markers: our records with 95 % intervals over users (floors without). Office's ACERec and RPG, where run, read codes of behaviour, not of text. See where the Markov chain stands, and where SASRec and SASRec* do.", "name": "fig-acerec-field"}, "image": {"alt": "Two panels, Recall@10 and NDCG@10, one line per dataset: printed rows as small bars between 0.3 and 1, our SASRec* at or beyond 1 in Recall, the Markov chain among the printed rows."}}
@@ -751,7 +744,7 @@ def with_spread(numbers):
     more = (
         f" ± {np.std(numbers, ddof=1):.4f}" if len(numbers) > 1 else ""
     )
-    return as_text(mean(numbers)) + more
+    return format_number(mean(numbers)) + more
 
 
 def table3(place, name, metrics):
@@ -772,11 +765,19 @@ def table3(place, name, metrics):
 
 
 shown = table3(IN.lower(), IN, ("R@10", "N@10"))
-show(shown, "Table 3, Instruments: printed (p) and ours, cut-off 10")
+table(
+    shown,
+    "Table 3, Instruments: printed (p) and ours, cut-off 10",
+    digits=4,
+)
 
 # %% tags=["hide-input"]
 shown = table3(IN.lower(), IN, ("R@5", "N@5"))
-show(shown, "Table 3, Instruments: printed (p) and ours, cut-off 5")
+table(
+    shown,
+    "Table 3, Instruments: printed (p) and ours, cut-off 5",
+    digits=4,
+)
 
 # %%
 SIX = {row: ("acerec", v, IN.lower()) for row, v in VARIANT.items()}
@@ -906,10 +907,11 @@ for row in (1, 3):
     whole = mean([r.metrics()["ndcg@10"] for r in ours])
     rows.append({"": f"row {row}, small"} | cells | {"all": whole})
 buckets = pd.DataFrame(rows)
-show(
+table(
     buckets,
     "NDCG@10 on Instruments by how often the test item was seen: "
     "recorded, and the small models from above",
+    digits=4,
 )
 
 # %%
@@ -1084,9 +1086,10 @@ printed column is no target, but the *signs* of the steps can be compared.
 
 # %% tags=["hide-input"]
 shown = table3("office", "Office", ("R@10", "N@10"))
-show(
+table(
     shown,
     "Table 3, Office: printed (p, text), ours (codes of behaviour)",
+    digits=4,
 )
 
 # %% tags=["hide-input"]
@@ -1112,13 +1115,18 @@ for (kind, name), variant in FOUR.items():
     rows.append(row)
 fourth = pd.DataFrame(rows)
 first = [c for c in fourth if not c.startswith("Office")]
-show(fourth[first], "Table 4, Instruments: printed (p) and ours")
+table(
+    fourth[first],
+    "Table 4, Instruments: printed (p) and ours",
+    digits=4,
+)
 
 # %% tags=["hide-input"]
 second = [c for c in fourth if not c.startswith(IN)]
-show(
+table(
     fourth[second],
     "Table 4, Office: printed (p, text) and ours (codes of behaviour)",
+    digits=4,
 )
 
 # %%
@@ -1199,7 +1207,11 @@ def by_ratio(r, place):
     return swept(HOME[place][0], HOME[place][0] // r, place)
 
 
-show(rows_of(RATIOS, by_ratio, "r ="), "Figure 3, NDCG@10, ours")
+table(
+    rows_of(RATIOS, by_ratio, "r ="),
+    "Figure 3, NDCG@10, ours",
+    digits=4,
+)
 
 # %% tags=["hide-input"]
 both = [
@@ -1210,13 +1222,17 @@ both = [
     )
 ]
 seven = pd.concat(both).set_index("model").reset_index()
-show(
-    seven, "Figure 7, NDCG@10, ours (ACERec with eight digits a latent)"
+table(
+    seven,
+    "Figure 7, NDCG@10, ours (ACERec with eight digits a latent)",
+    digits=4,
 )
 
 # %% tags=["hide-input"]
 eight = rows_of(WEIGHTS, weighed, "λ =")
-show(eight, "Figure 8, NDCG@10, ours, over the weight of ISA")
+table(
+    eight, "Figure 8, NDCG@10, ours, over the weight of ISA", digits=4
+)
 
 # %% tags=["hide-input"]
 KS = (2, 4, 8)
@@ -1227,7 +1243,11 @@ ten = [
     for m in (16, 32, 64)
 ]
 ten = pd.concat(ten).set_index("m").sort_values("set", kind="stable")
-show(ten.reset_index(), "Figure 10, NDCG@10, ours: m digits, k latents")
+table(
+    ten.reset_index(),
+    "Figure 10, NDCG@10, ours: m digits, k latents",
+    digits=4,
+)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Figures 3, 7 and 8 of the paper on Instruments, from records: NDCG@10 over the compression ratio (64 digits), the number of digits (eight a latent) and the weight of ISA. Bars are 95 % intervals over users, where seeds are single. What to see: whether the differences along a curve exceed the bars.", "name": "fig-acerec-sweeps"}, "image": {"alt": "Three panels: NDCG@10 over ratio, digits, and ISA weight on Instruments; a panel without records says not run."}}
 fig, axes = figure(height=2.5, ncols=3, sharey=True)
@@ -1273,7 +1293,9 @@ def course(numbers, labels):
 
 for label, method, at, ndcg in curves:
     print(f"{label:20}{method:7} {course(ndcg, at)}")
-print(f"half an interval of the full model: {as_text(float(half))}")
+print(
+    f"half an interval of the full model: {format_number(float(half))}"
+)
 
 # %% [markdown]
 r"""
@@ -1288,7 +1310,7 @@ for place in HOME:
     a, b = swept(32, 4, place), swept(16, 8, place)
     told = "as printed" if a > b else "the other way"
     told = "not run" if np.isnan(a + b) else told
-    cells = f"(32, 4) {as_text(a)}, (16, 8) {as_text(b)}"
+    cells = f"(32, 4) {format_number(a)}, (16, 8) {format_number(b)}"
     print(f"{place:12} {cells}: {told}")
 
 # %% [markdown]
@@ -1308,12 +1330,13 @@ for place in HOME:
         rows.append({
             "set": place, "metric": metric, "4 digits": short,
             "32 into 4": merged,
-            "gain, %": as_text(gain(merged, short), 2),
+            "gain, %": format_number(gain(merged, short), digits=2),
             "mean gain p, %": printed,
         })  # fmt: skip
-show(
+table(
     pd.DataFrame(rows),
     "Figure 4, ours, and the gains that the text gives",
+    digits=4,
 )
 
 # %% [markdown]
@@ -1446,10 +1469,11 @@ absent = {"threads": "", "users a second": np.nan, "N@10": np.nan}
 speed = pd.DataFrame(
     rows or [{"decoder": n} | absent for n in FOUR_WAYS]
 )
-rounded = [as_text(x, 0) for x in speed["users a second"]]
-show(
+rounded = [format_number(x, digits=0) for x in speed["users a second"]]
+table(
     speed.assign(**{"users a second": rounded}),
     "Figure 6, ours: throughput and NDCG@10",
+    digits=4,
 )
 
 # %% tags=["hide-input"]
@@ -1655,7 +1679,7 @@ implied = main.loc[(IN, "N@10"), "RPG"] / (six.loc[IN, "21-inf"] / 100)
 print(f"RPG, implied: {implied:.4f}")
 for name in ("Popularity", "row 1", "row 6"):
     value = bucket(">20", *of_table3[name], IN.lower())
-    print(f"{name}: {as_text(value)}")
+    print(f"{name}: {format_number(value)}")
 
 # %% [markdown]
 r"""

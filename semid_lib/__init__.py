@@ -1,11 +1,6 @@
 """Semantic IDs for generative recommendation: from item fields to ranked items."""
 
+from semid_lib._lazy import lazy
+
 __version__ = "0.1.0"
-
-
-def __getattr__(name):
-    if name == "setup":
-        from semid_lib.reports import setup
-
-        return setup
-    raise AttributeError(f"module 'semid_lib' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy(__name__, {"setup": "reports"})

@@ -142,9 +142,11 @@ def run_command(
         "precision": precision, "overrides": parse_settings(set_ or []),
     }  # fmt: skip
     if dry_run:
+        from semid_lib.reports import table
         from semid_lib.runs import estimate
 
-        print(estimate(system, dataset, **settings))
+        trial = estimate(system, dataset, **settings)
+        print(table(trial.frame, trial.caption, trial.kinds))
         return
     keep = profile == "paper" if record is None else record
     if keep:  # said before hours of work, not after
@@ -242,6 +244,23 @@ def queue_run(
             raise typer.Exit(1)
 
 
+@app.command("clicks")
+def clicks_command(
+    dataset: Annotated[str, typer.Argument(help="name or folder, with ratings")] = "ml-1m",
+    only: Annotated[Many, typer.Option(help="a tokenizer such as R3-VAE; default: all")] = None,
+    budget: Budget = None,
+):
+    """Train and record the click models of chapter 08 that have no record yet."""
+    from semid_lib.clicks import record_clicks
+    from semid_lib.compute.signals import pausing
+    from semid_lib.runs import parse_duration
+
+    seconds = math.inf if budget is None else parse_duration(budget)
+    with told_how_to_go_on(), pausing(seconds) as deadline:
+        written = record_clicks(dataset, only, deadline=deadline)
+    print(f"{len(written)} records written")
+
+
 @app.command("table")
 def table_command(
     which: Annotated[str, typer.Argument(help="paper and number, such as resid.4 or acerec.1")],
@@ -251,7 +270,7 @@ def table_command(
     """Print a table of a paper beside the recorded numbers."""
     from semid_lib.reports import beside, printed, tables
     from semid_lib.runs import records
-    from semid_lib.systems import FLOORS, SWEEPS
+    from semid_lib.systems import FLOORS, sweep_of
 
     match = re.fullmatch(r"([a-z0-9]+)\.(\d+)", which)
     if not match:
@@ -269,7 +288,7 @@ def table_command(
     recorded = [
         r
         for r in records.load_records(profile="paper", system=list(systems))
-        if (r["dataset"] in data or not data) and not r["variant"].startswith(SWEEPS)
+        if (r["dataset"] in data or not data) and sweep_of(r["system"], r["variant"]) is None
     ]
     shown = beside.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name)
     print(readable(shown))

@@ -105,12 +105,26 @@ COMMON: dict[str, Limit] = {
     "random_state": SEED,
 }  # fmt: skip
 
+#: Settings that files of older versions hold and their classes take no more: where trees were
+#: grown, and in which precision scores were summed. Nothing learnt depends on them.
+RETIRED = ("backend", "device", "half_scores")
+
 
 def setting_names(kind: type) -> list[str]:
     """Names of the settings that a class takes."""
     if kind.__init__ is object.__init__:
         return []
     return list(inspect.signature(kind.__init__).parameters)[1:]
+
+
+def kept_settings(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a stored model without the `RETIRED` ones; lists become tuples again."""
+    known = setting_names(kind)
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+        if name in known or name not in RETIRED
+    }
 
 
 def limits_of(kind: type) -> dict[str, Limit]:

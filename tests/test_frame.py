@@ -363,6 +363,7 @@ def test_make_test_goes_on_after_a_failure_and_lists_what_failed(tmp_path):
         "scripts/environment.py",
         ".venv/bin/python",
         ".venv/bin/ruff",
+        ".venv/bin/lint-imports",
         ".venv/bin/semid",
     ):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)

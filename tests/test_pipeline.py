@@ -27,7 +27,7 @@ from semid_lib.errors import (
 )
 from semid_lib.quantizers import GAOQ
 from semid_lib.recommenders import RPG, ACERec, BERT4Rec, SASRec, T5Recommender
-from semid_lib.runs import locks, pipeline, provenance, records
+from semid_lib.runs import locks, pipeline, provenance, records, stages
 from semid_lib.storage import load_tensors
 from semid_lib.systems import plan
 from semid_lib.training import TrainingPaused
@@ -269,7 +269,7 @@ def test_two_processes_do_not_share_a_folder(tiny, tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(f"""
             from pathlib import Path
-            from semid_lib.runs.pipeline import locked
+            from semid_lib.runs.locks import locked
             with locked(Path({str(tmp_path / ".lock")!r})) as free:
                 print(free, flush=True)
                 input()
@@ -311,7 +311,7 @@ def codes_of(system, data, overrides=TINY, **settings):
     settings = {"overrides": overrides, "until": "quantizer", "device": "cpu", **settings}
     work = pipeline.Work(system, data, **settings)
     record = pipeline.run(system, data, **settings)
-    return record, work.semantic_ids().codes, work.vectors()
+    return record, stages.read_codes(work).codes, stages.read_vectors(work)
 
 
 def test_codes_alone_and_then_the_whole_run(finished, tiny, tmp_path, monkeypatch):
@@ -445,7 +445,7 @@ def test_an_encoder_in_training_makes_others_wait(tiny, trainings):
     place = pipeline.Work("resid", tiny, overrides=TINY).encoder_folder
     code = f"""
         from pathlib import Path
-        from semid_lib.runs.pipeline import locked
+        from semid_lib.runs.locks import locked
         with locked(Path({str(place / "encoder.lock")!r})) as free:
             print(free, flush=True)
             input()
@@ -473,7 +473,7 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from semid_lib import pipeline
+from semid_lib.runs import pipeline
 from semid_lib.data import load_dataset
 
 data, overrides, base = load_dataset(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
@@ -545,8 +545,9 @@ def test_a_tokenizers_whole_run_gives_colliding_items_a_digit_more(tiny, tmp_pat
     record = pipeline.run("rkmeans", tiny, overrides=overrides, folder=tmp_path, device="cpu")
     records.check_record(record)
     work = pipeline.Work("rkmeans", tiny, overrides=overrides, folder=tmp_path, device="cpu")
-    raw, unique = work.semantic_ids(), work.semantic_ids(unique=True)
+    raw, unique = stages.read_codes(work), stages.read_codes(work, unique=True)
     assert raw.num_levels == 2 and unique.num_levels == 3 and unique.is_unique
+    assert raw.catalogue == unique.catalogue == work.data.catalogue_sha256
     assert (unique.codes[:, :2] == raw.codes).all()
     found = record["diagnostics"]["quantizer"]
     assert found["collision_rate"] == 80 / len(np.unique(raw.codes, axis=0)) > 1
@@ -602,9 +603,9 @@ def test_centred_vectors_are_for_the_quantizer_alone(tiny, tmp_path):
     arguments = {"overrides": overrides, "variant": "centred", "until": "quantizer"}
     record = pipeline.run("rkmeans", tiny, folder=tmp_path, **arguments)
     work = pipeline.Work("rkmeans", tiny, folder=tmp_path, **arguments)
-    X = work.vectors()
+    X = stages.read_vectors(work)
     truth = ResidualKMeans(n_clusters=6, num_levels=2).fit(X - X.mean(axis=0))
-    assert (work.semantic_ids().codes == truth.codes_).all()
+    assert (stages.read_codes(work).codes == truth.codes_).all()
     assert record["diagnostics"]["quantizer"]["sc"] == semantic_cohesion(X, truth.codes_)
     assert record["config"]["centred"] is True
 
@@ -639,7 +640,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from semid_lib import pipeline, results
+from semid_lib.runs import pipeline, records
 from semid_lib.data import load_dataset
 
 data, overrides, base = load_dataset(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
@@ -648,7 +649,7 @@ chance = random.Random(0)
 
 def go(work):
     record = pipeline.run("resid", data, overrides=overrides, folder=work, device="cpu")
-    results.write_record(record, work / "results")
+    records.write_record(record, work / "results")
     return record
 
 
@@ -756,7 +757,7 @@ def test_a_full_memory_is_an_error_in_words(tiny, tmp_path, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(pipeline.Work, "run_recommender", full)
+    monkeypatch.setitem(stages.RUN, "recommender", full)
     with pytest.raises(DeviceMemoryError, match="'recommender' of popularity.*can't allocate"):
         pipeline.run("popularity", tiny, folder=tmp_path)
 

@@ -1,6 +1,5 @@
 """The figure style."""
 
-import colorsys
 import io
 import re
 
@@ -49,12 +48,6 @@ def test_style_is_a_copy_and_unknown_methods_are_named():
     assert plotting.METHOD_STYLE["ReSID"]["color"] == "#D55E00"
     with pytest.raises(InputError, match="'Resid' has no style.*ReSID"):
         plotting.method_style("Resid")
-
-
-def test_signed_colours_are_white_at_zero_and_as_dark_at_both_ends():
-    low, middle, high = (plotting.SIGNED(x)[:3] for x in (0.0, 0.5, 1.0))
-    assert min(middle) > 0.98
-    assert abs(colorsys.rgb_to_hls(*low)[1] - colorsys.rgb_to_hls(*high)[1]) < 0.1
 
 
 def test_vector_figures_are_the_same_bytes():

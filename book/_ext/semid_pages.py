@@ -13,7 +13,7 @@ import pandas as pd
 from docstrings import to_rst
 from semid_lib.environment import PACKAGE
 from semid_lib.reports import printed, progress, tables, verdicts
-from semid_lib.runs import SMALLER, is_smaller, load_records
+from semid_lib.runs import is_smaller, load_records
 from semid_lib.systems import system_printed_as, title
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -133,7 +133,7 @@ def shortfall_lines() -> list[str]:
         where = f"**{row.system} on {shown(row.dataset)}** ({printed.PAPERS[row.paper]})"
         why = row.tried.strip()
         if row.smaller:
-            why = f"A smaller budget than the paper's ({shown(why.removeprefix(SMALLER))})."
+            why = f"A smaller budget than the paper's ({shown(why)})."
         lines += [f"- {where}. {why} Recorded: {', '.join(runs)}."]
     return [*lines, ""]
 

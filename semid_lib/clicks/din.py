@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semid_lib.clicks.auc import uauc, user_auc
+from semid_lib.clicks.base import ClickModel
 from semid_lib.compute.device import resolve_device
-from semid_lib.errors import CodesError, InputError, UnknownItemError
-from semid_lib.recommenders.base import Recommender
+from semid_lib.errors import CodesError, InputError
 from semid_lib.settings import FLAG, SIZE, check_settings, choice, keep_settings, several
 from semid_lib.training import TrainSettings, train
 
@@ -23,7 +23,7 @@ def _digest(*arrays) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
-class DIN(Recommender):
+class DIN(ClickModel):
     """Probability that a user clicks a shown item; the item's ID may be replaced by its codes.
 
     With q the vector of the shown item, k_t those of the history and p_u that of the user,
@@ -118,26 +118,9 @@ class DIN(Recommender):
         self._see(clicks)
         return self
 
-    def predict(self, clicks, rows="test") -> np.ndarray:
-        """Rate rows of `clicks`: Pr(click) `[M]` float64, in 0..1.
-
-        Args:
-            rows: "train", "validation", "test", or `[M]` row numbers.
-
-        Raises:
-            NotFittedError; UnknownItemError: another catalogue or other users than at fit time.
-        """
-        known = self.num_items_fitted, len(self.network_.user)
-        if known != (clicks.num_items, clicks.data.num_users):
-            raise UnknownItemError(
-                f"{clicks.num_items} items and {clicks.data.num_users} users, but the model was "
-                f"fitted on {known[0]} and {known[1]}: is this another dataset?"
-            )
-        rows = clicks.rows(rows) if isinstance(rows, str) else np.asarray(rows)
+    def rate(self, clicks, rows) -> np.ndarray:
+        """Pr(click) `[M]` float64 of the rows `[M]` of `clicks`, in 0..1."""
         return self._rate(self._columns(clicks), rows)
-
-    def _generate(self, *_):
-        raise TypeError("DIN rates the items that it is shown (predict) and writes no list")
 
     def _tokens(self, num_items, sids) -> np.ndarray:
         """Rows of the table whose sum is an item's vector, `[N, L]`."""
@@ -181,7 +164,8 @@ class DIN(Recommender):
         return self.network_.state_dict()
 
     def _restore(self, tensors):
-        self._build(tensors["tokens"].numpy(), len(tensors["user"]))
+        self.num_users_ = len(tensors["user"])
+        self._build(tensors["tokens"].numpy(), self.num_users_)
         self.network_.to(tensors["table"].dtype).load_state_dict(tensors)
         self.network_.eval()
 

@@ -3,6 +3,8 @@
 from semid_lib._lazy import lazy
 
 _HOMES = {
-    "MAX_TOKENS": "semantic_ids", "SemanticIds": "semantic_ids", "Trie": "trie",
+    "ItemTokenizer": "tokenizer", "MAX_TOKENS": "vocabulary", "SemanticIds": "semantic_ids",
+    "Trie": "trie", "Vocabulary": "vocabulary", "check_catalogue": "tokenizer",
+    "item_codes": "tokenizer",
 }  # fmt: skip
 __getattr__, __dir__, __all__ = lazy(__name__, _HOMES)

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from semid_lib.codes.collisions import balanced_choice
-from semid_lib.codes.exchange import FORMAT, level_letters, parse_tokens, read_codes, write_codes
+from semid_lib.codes import collisions, exchange
 from semid_lib.codes.trie import Trie
-from semid_lib.errors import CapacityError, CodesError, InputError
-from semid_lib.storage import sealed, unsealed
-
-MAX_TOKENS = 2**31 - 1
+from semid_lib.codes.vocabulary import Vocabulary, integers
+from semid_lib.compute.ties import tie_order
+from semid_lib.errors import CodesError, InputError
 
 
 class SemanticIds:
-    """The codes of every item: what tokenizers hand to recommenders.
-
-    Level l has its own range of one shared vocabulary: token = 1 + offset_l + c_l, where
-    offset_l is the running sum of the level sizes and 0 is padding (SPEC 0; separate embeddings
-    for the same code at different levels, as in TIGER, LIGER and GRID).
+    """The codes of every item: the `ItemTokenizer` that knows no context.
 
     Args:
         codes: `[N, L]` integers, `codes[i, l]` in 0..K_l-1. Equal rows (collisions) are allowed.
         level_sizes: K_l of every level; by default the largest code of the level plus one.
+        catalogue: hash of the catalogue whose items these are (`Interactions.catalogue_sha256`), so
+            that recommenders refuse the codes of other items; None if it is not known.
 
     Attributes:
-        codes: `[N, L]` int64. level_sizes: L ints. offsets: `[L]` int64.
-        num_tokens: 1 + sum of the level sizes (padding included).
+        codes: `[N, L]` int64. vocabulary: `Vocabulary` of the level sizes.
+        level_sizes, offsets, num_tokens: those of the vocabulary.
 
     Raises:
         CodesError: codes that are not integers, not a full matrix, empty, or outside a level.
@@ -42,13 +39,18 @@ class SemanticIds:
         ((3, 2), False, [0, 1, 0])
     """
 
-    def __init__(self, codes, level_sizes: Sequence[int] | None = None):
-        self.codes = _integers(codes, "codes", "[N, L]")
+    def __init__(
+        self, codes, level_sizes: Sequence[int] | None = None, *, catalogue: str | None = None
+    ):
+        self.codes = integers(codes, "codes", "[N, L]")
         if level_sizes is None:
             level_sizes = np.maximum(self.codes.max(axis=0), 0) + 1
-        sizes = _integers(level_sizes, "level_sizes", "[L]")
-        if len(sizes) != self.num_levels or sizes.min() < 1:
-            raise CodesError(f"level_sizes are {sizes}, not {self.num_levels} numbers above 0")
+        self.vocabulary = Vocabulary(level_sizes)
+        sizes = self.level_sizes
+        if len(sizes) != self.num_levels:
+            raise CodesError(
+                f"level_sizes are {list(sizes)}, not {self.num_levels} numbers above 0"
+            )
         outside = (self.codes < 0) | (self.codes >= sizes)
         if outside.any():
             item, level = np.argwhere(outside)[0]
@@ -57,11 +59,10 @@ class SemanticIds:
                 f"0..{sizes[level] - 1}: are the level sizes another tokenizer's, or the codes "
                 "offset already?"
             )
-        if sizes.sum() >= MAX_TOKENS:
-            raise CapacityError(f"{sizes.sum()} tokens; the largest vocabulary is {MAX_TOKENS}")
-        self.level_sizes = tuple(sizes.tolist())
-        self.offsets = np.cumsum((0, *self.level_sizes[:-1]), dtype=np.int64)
-        self.num_tokens = 1 + sum(self.level_sizes)
+        if not isinstance(catalogue, str | None):
+            raise CodesError(f"catalogue is {catalogue!r:.40}, but must be a hash as text, or None")
+        self.catalogue = catalogue
+        self._moved = {}
 
     def __repr__(self) -> str:
         sizes = " x ".join(map(str, self.level_sizes))
@@ -78,15 +79,24 @@ class SemanticIds:
 
     __hash__ = None
 
+    level_sizes = property(lambda self: self.vocabulary.level_sizes, doc="K_l, L ints.")
+    offsets = property(lambda self: self.vocabulary.offsets, doc="`[L]` int64: codes before.")
+    num_tokens = property(lambda self: self.vocabulary.num_tokens, doc="Tokens with padding.")
     num_items = property(lambda self: self.codes.shape[0], doc="Items N.")
     num_levels = property(lambda self: self.codes.shape[1], doc="Levels L.")
+    tokens_per_item = num_levels
     num_ids = property(lambda self: self.trie.num_leaves, doc="Distinct IDs.")
     is_unique = property(lambda self: self.num_ids == self.num_items, doc="No two share an ID.")
 
     @property
     def tokens(self) -> np.ndarray:
-        """`[N, L]` int64 token ids: 1 + offset_l + c_l."""
-        return 1 + self.offsets + self.codes
+        """`[N, L]` int64 token ids, see `Vocabulary`."""
+        return self.vocabulary.tokens(self.codes)
+
+    @cached_property
+    def version(self) -> str:
+        """Hash of the tokens of all items: other codes have another one."""
+        return hashlib.sha256(self.tokens.tobytes()).hexdigest()
 
     @cached_property
     def trie(self) -> Trie:
@@ -100,6 +110,62 @@ class SemanticIds:
         counts = self.trie.num_children[-1]
         leaves[self.trie.leaf_items] = np.repeat(np.arange(self.num_ids), counts)
         return leaves
+
+    # ---------------------------------------------------- the seam `ItemTokenizer`
+
+    def encode(self, sequences):
+        """Tokens `[B, T L]` int64 of histories `[B, T]` of items; see `ItemTokenizer`."""
+        tokens = self.targets(sequences)
+        rows, length, levels = tokens.shape
+        return tokens.reshape(rows, length * levels)
+
+    def targets(self, items):
+        """Tokens `[..., L]` int64 of items `[...]`; those of item -1 are padding."""
+        if isinstance(items, np.ndarray | list):
+            return self._padded[items]
+        return self._tensor("_padded", items.device)[items]
+
+    def allowed(self, prefix) -> np.ndarray:
+        """The codes that may follow a prefix of codes; see `Trie.allowed`."""
+        return self.trie.allowed(prefix)
+
+    def items(self, leaves):
+        """Items `[..., C]` int64 of leaves `[...]`, tied ones by lot; see `ItemTokenizer`."""
+        import torch
+
+        leaf = torch.as_tensor(leaves)
+        trie = self.trie.tensors(leaf.device)
+        slot = torch.arange(trie.max_children[-1], device=leaf.device)
+        live = slot < trie.num_children[-1][leaf][..., None]
+        tied = self._tensor("_tied", leaf.device)
+        item = tied[trie.first_child[-1][leaf][..., None] + slot * live].masked_fill(~live, -1)
+        return item if isinstance(leaves, torch.Tensor) else item.numpy()
+
+    @cached_property
+    def _tied(self):
+        """`Trie.leaf_items`, but items of one leaf in a pseudo-random order.
+
+        `tie_order` is read as the items' places here, so it is the inverse of the order in which
+        `Recommender` puts items of equal score: as good, and the one of all recorded lists.
+        """
+        place = tie_order(self.num_items)[self.trie.leaf_items]
+        leaf = np.repeat(np.arange(self.num_ids), self.trie.num_children[-1])
+        return self.trie.leaf_items[np.lexsort((place, leaf))]
+
+    @cached_property
+    def _padded(self):
+        """The tokens of all items, and last a row of padding."""
+        return np.pad(self.tokens, ((0, 1), (0, 0)))
+
+    def _tensor(self, name, device):
+        """An array of this object on a torch device, made once for each device."""
+        if (name, device) not in self._moved:
+            import torch
+
+            self._moved[name, device] = torch.as_tensor(getattr(self, name), device=device)
+        return self._moved[name, device]
+
+    # ------------------------------------------------------- collisions and files
 
     def resolve(self, how: str, *, costs=None, rounds=20, epsilon=0.003) -> SemanticIds:
         """Return new IDs in which collisions are dealt with by the rule `how` (SPEC 13).
@@ -119,46 +185,26 @@ class SemanticIds:
             InputError: an unknown rule, or costs that are missing or not finite.
             CodesError: costs of the wrong shape.
         """
+        sizes = self.level_sizes
         if how == "none":
             return self
         if how == "sinkhorn":
-            return self._sinkhorn(costs, rounds, epsilon)
-        if how not in ("extra_digit", "grid_digit"):
-            rules = "'none', 'extra_digit', 'grid_digit' or 'sinkhorn'"
-            raise InputError(f"unknown collision rule {how!r}: choose {rules}")
-        trie, leaf = self.trie, self.leaf_of
-        digit = np.empty(self.num_items, dtype=np.int64)
-        digit[trie.leaf_items] = np.arange(self.num_items) - trie.leaf_ptr[leaf[trie.leaf_items]]
-        if how == "grid_digit":
-            digit = np.where(trie.num_children[-1][leaf] > 1, digit + 1, 0)
-        codes = np.column_stack([self.codes, digit])
-        return SemanticIds(codes, (*self.level_sizes, int(digit.max()) + 1))
+            codes = collisions.sinkhorn(self.codes, sizes[-1], costs, rounds, epsilon)
+            return self if codes is self.codes else self._like(codes, sizes)
+        rules = {"extra_digit": collisions.extra_digit, "grid_digit": collisions.grid_digit}
+        if how not in rules:
+            known = "'none', 'extra_digit', 'grid_digit' or 'sinkhorn'"
+            raise InputError(f"unknown collision rule {how!r}: choose {known}")
+        digit = rules[how](self.trie)
+        return self._like(np.column_stack([self.codes, digit]), (*sizes, int(digit.max()) + 1))
 
-    def _sinkhorn(self, costs, rounds, epsilon) -> SemanticIds:
-        if costs is None:
-            raise InputError("'sinkhorn' needs costs [N, K]: distances to the last level's codes")
-        costs, wanted = np.asarray(costs, dtype=np.float64), (self.num_items, self.level_sizes[-1])
-        if costs.shape != wanted:
-            raise CodesError(f"costs are {costs.shape}, not {wanted} (items x last level's codes)")
-        if not np.isfinite(costs).all():
-            raise InputError("costs hold NaN or infinite distances: check the vectors behind them")
-        current = self
-        for _ in range(rounds):
-            if current.is_unique:
-                break
-            codes, trie = current.codes.copy(), current.trie
-            for leaf in np.flatnonzero(trie.num_children[-1] > 1):
-                items = trie.leaf_items[trie.leaf_ptr[leaf] : trie.leaf_ptr[leaf + 1]]
-                codes[items, -1] = balanced_choice(costs[items], epsilon)
-            if np.array_equal(codes, current.codes):
-                break
-            current = SemanticIds(codes, self.level_sizes)
-        return current
+    def _like(self, codes, level_sizes) -> SemanticIds:
+        """Other codes of the same items."""
+        return SemanticIds(codes, level_sizes, catalogue=self.catalogue)
 
     def to_json(self, path: str | Path) -> Path:
-        """Write codes and level sizes as JSON, atomically."""
-        value = {"format": FORMAT, "version": 1, "level_sizes": self.level_sizes}
-        return write_codes(path, sealed({**value, "codes": self.codes.tolist()}))
+        """Write codes, level sizes and catalogue as JSON, atomically."""
+        return exchange.write_own(path, self.codes, self.level_sizes, self.catalogue)
 
     @classmethod
     def from_json(cls, path: str | Path) -> SemanticIds:
@@ -166,15 +212,7 @@ class SemanticIds:
 
         Raises CodesError for anything else: cut files, and codes that are not those written.
         """
-        value = read_codes(path)
-        ours = isinstance(value, dict) and value.get("format") == FORMAT
-        if not ours or value.get("version") != 1 or value.get("level_sizes") is None:
-            raise CodesError(
-                f"{Path(path).name} is not a file of SemanticIds.to_json, version 1; "
-                "for the exchange form (item -> ['<a_12>', ...]) use from_index_json"
-            )
-        value = unsealed(value, str(path), CodesError)
-        return cls(value.get("codes"), value["level_sizes"])
+        return cls(**exchange.read_own(path))
 
     def to_index_json(self, path: str | Path | None = None) -> dict[str, list[str]]:
         """Return `{"0": ["<a_12>", "<b_7>", ...], ...}` and, if `path` is given, write it too.
@@ -182,13 +220,9 @@ class SemanticIds:
         The form that LC-Rec and its successors exchange: keys are item indices, the letter
         names the level (a, b, ..., z, aa, ab, ...). It does not hold the level sizes.
         """
-        names = [level_letters(level) for level in range(self.num_levels)]
-        index = {
-            str(item): [f"<{name}_{code}>" for name, code in zip(names, row)]
-            for item, row in enumerate(self.codes.tolist())
-        }
+        index = exchange.to_index(self.codes)
         if path is not None:
-            write_codes(path, index)
+            exchange.write_codes(path, index)
         return index
 
     @classmethod
@@ -205,35 +239,4 @@ class SemanticIds:
             CodesError: keys that are not 0..N-1, a token that is not `<letter_number>`, letters
                 out of order, tuples of different lengths, a file cut short.
         """
-        index = read_codes(source) if isinstance(source, str | Path) else source
-        if not isinstance(index, Mapping) or not index:
-            raise CodesError("an index must be an object item -> ['<a_12>', ...], not empty")
-        by_key = {str(key): tokens for key, tokens in index.items()}
-        items = [str(item) for item in range(len(index))]
-        if by_key.keys() != set(items):
-            wrong = [key[:40] for key in sorted(by_key.keys() - set(items))[:3]]
-            raise CodesError(
-                f"the {len(index)} item keys must be the numbers 0..{len(index) - 1}, each once, "
-                f"not {wrong}: map other ids to positions (some repositories count from 1)"
-            )
-        return cls([parse_tokens(by_key[item], item) for item in items], level_sizes)
-
-
-def _integers(value, name: str, axes: str) -> np.ndarray:
-    """`value` as an int64 array of its own with these axes, or CodesError."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise CodesError(f"{name} are not a full {axes} array ({error}): ragged tuples?") from error
-    if array.ndim != axes.count(",") + 1 or array.size == 0:
-        raise CodesError(
-            f"{name} must be {axes} with at least one item and level, not {array.shape}"
-        )
-    if not np.issubdtype(array.dtype, np.integer):
-        raise CodesError(
-            f"{name} must be integers, not {array.dtype} (such as {array.flat[0]!r}): "
-            "convert after checking that no rounding is involved"
-        )
-    if array.max() >= MAX_TOKENS:
-        raise CapacityError(f"{name} of {array.max()}: the largest vocabulary is {MAX_TOKENS}")
-    return array.astype(np.int64)
+        return cls(exchange.from_index(source), level_sizes)

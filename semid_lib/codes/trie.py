@@ -59,6 +59,22 @@ class Trie:
     num_levels = property(lambda self: len(self.code), doc="Levels L.")
     num_leaves = property(lambda self: len(self.code[-1]), doc="Distinct IDs.")
 
+    def allowed(self, prefix) -> np.ndarray:
+        """The codes that may follow `prefix` (fewer than L codes), ascending; maybe none.
+
+        Of a trie of numpy arrays.
+        """
+        nodes = slice(0, len(self.code[0]))
+        for level, code in enumerate(prefix):
+            siblings = self.code[level][nodes]
+            place = np.searchsorted(siblings, code)
+            if place == len(siblings) or siblings[place] != code:
+                return siblings[:0]
+            node = nodes.start + place
+            first = self.first_child[level][node]
+            nodes = slice(first, first + self.num_children[level][node])
+        return self.code[len(prefix)][nodes]
+
     def tensors(self, device="cpu") -> Trie:
         """Return the same trie with int64 torch tensors on `device`, made once per device."""
         import torch

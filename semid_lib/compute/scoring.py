@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
@@ -43,19 +42,17 @@ def table_rows(codes, num_codes: int) -> Tensor:
     return torch.from_numpy(codes.astype(kind) + num_codes * np.arange(codes.shape[1], dtype=kind))
 
 
-def holistic_scores(log_probs: Tensor, rows: Tensor, half: bool = False) -> Tensor:
+def holistic_scores(log_probs: Tensor, rows: Tensor) -> Tensor:
     """Score every item: Score(j) = sum_k P[k, c_jk] (ACERec, Eq. 9).
 
     A table with one row a code and one column a user turns the sum into that of m table rows,
     which are read whole: nothing of size B x N x m is made. Items of equal codes have equal scores,
-    to the bit. On a CPU with Numba the rows of 16 users, 32 in half precision, are one cache line
-    each and their sum stays in registers; elsewhere it is torch's `embedding_bag`. Both add digit
-    after digit.
+    to the bit. On a CPU the rows of 16 users are one cache line each and their sum stays in
+    registers; on a GPU, and for few scores, it is torch's `embedding_bag`. Both add digit after
+    digit.
 
     Args:
         log_probs: `[B, m, M]` float. rows: `[N, m]`, from `table_rows`.
-        half: read a table in half precision. Each digit is shifted to the largest entry 0 first,
-            so the best items, whose sums are small then, are the most exact.
 
     Returns:
         `[B, N]` of the type of `log_probs`, a transposed view.
@@ -63,10 +60,10 @@ def holistic_scores(log_probs: Tensor, rows: Tensor, half: bool = False) -> Tens
     Cost: O(B N m). One busy core did 460 million item-scores of 32 digits a second for 256 users
     and 12,101 items, 16 times a gather in chunks, and 880 million for 16 users and a million.
     """
-    return _maxima(log_probs, rows, 1, half).T
+    return _maxima(log_probs, rows, 1).T
 
 
-def top_items(log_probs: Tensor, rows: Tensor, k: int, half: bool = False) -> tuple[Tensor, Tensor]:
+def top_items(log_probs: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the k items of highest score; among equal scores the first ones.
 
     The k best items stand in the k groups of items with the highest maxima. So only the maxima are
@@ -74,7 +71,7 @@ def top_items(log_probs: Tensor, rows: Tensor, k: int, half: bool = False) -> tu
     about (N / (k m))^(1/2) items.
 
     Args:
-        log_probs, rows, half: as `holistic_scores`. k: 1..N.
+        log_probs, rows: as `holistic_scores`. k: 1..N.
 
     Returns:
         `(items [B, k] int64, scores [B, k])`, best first.
@@ -89,13 +86,13 @@ def top_items(log_probs: Tensor, rows: Tensor, k: int, half: bool = False) -> tu
         raise InputError(f"k is {k}, but must lie in 1..{size} (the items)")
     group = 2 ** int(np.log2(np.clip(size / (k * digits), 1, 2**24)) / 2)
     parts = log_probs.split(max(1, _MOST // -(-size // group)))
-    found = [_top(part, rows, k, group, half) for part in parts]
+    found = [_top(part, rows, k, group) for part in parts]
     items, values = zip(*found)
     return torch.cat(items), torch.cat(values)
 
 
-def _top(log_probs, rows, k, group, half):
-    values = _maxima(log_probs, rows, group, half).T.contiguous()
+def _top(log_probs, rows, k, group):
+    values = _maxima(log_probs, rows, group).T.contiguous()
     if group == 1:
         items = _largest(values, k)
         return items, values.gather(1, items)
@@ -119,18 +116,12 @@ def _largest(values, k):
     return order
 
 
-def _maxima(log_probs, rows, group, half):
+def _maxima(log_probs, rows, group):
     """The highest score in each group of neighbouring items, `[G, B]`; `group` is a power of 2."""
-    base = None
-    if half:
-        top = log_probs.amax(2, keepdim=True)
-        log_probs, base = log_probs - top, top.sum((1, 2))
     plain = log_probs.device.type == "cpu" and log_probs.dtype == torch.float32
     plain = plain and not log_probs.requires_grad
-    compiled = plain and len(rows) * len(log_probs) >= _COMPILED and find_spec("numba")
-    flat = log_probs.flatten(1).half() if half else log_probs.flatten(1)
-    found = (_maxima_compiled if compiled else _maxima_torch)(flat, rows, group)
-    return found if base is None else found.to(log_probs.dtype) + base
+    compiled = plain and len(rows) * len(log_probs) >= _COMPILED
+    return (_maxima_compiled if compiled else _maxima_torch)(log_probs.flatten(1), rows, group)
 
 
 def _maxima_compiled(flat, rows, group):
@@ -144,7 +135,7 @@ def _maxima_compiled(flat, rows, group):
 
     lines = flat.unflatten(0, (-1, width)).transpose(1, 2)
     tables = torch.empty(lines.shape, dtype=flat.dtype)  # filled by threads: 2-D copies are fast
-    seen = tables.view(torch.int16 if flat.dtype == torch.half else flat.dtype).numpy()
+    seen = tables.numpy()
 
     def score(piece):
         block, first = piece

@@ -1,6 +1,6 @@
 """Numba kernel of holistic scoring: one item's sums for as many users as fill a cache line.
 
-Imported only when it is used, so that the package imports without Numba.
+Imported only when it is used, so that importing the package stays fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def group_maxima(table, rows, group, out, column, first, last):
     """Write the highest sums of the groups first..last-1 to `out[g, column : column + W]`.
 
     Args:
-        table: `[m M, W]` float32, or half precision seen as int16; a row takes `LINE` bytes.
+        table: `[m M, W]` float32; a row takes `LINE` bytes.
         rows: `[N, m]` int16 or int32. group: items in each; the last may be smaller.
         out: `[G, U]` float32. All three arrays are C-contiguous.
     """
@@ -36,9 +36,8 @@ def _highest_sums(context, table, rows, first, end, out, at):
     In LLVM's own terms, since Numba turns no loop over users into vector instructions that keep
     the sums in a register.
     """
-    half, width = table.dtype == types.int16, 8 * LINE // table.dtype.bitwidth
+    width = 8 * LINE // table.dtype.bitwidth
     sums = ir.VectorType(ir.FloatType(), width)
-    read = ir.VectorType(ir.HalfType() if half else ir.FloatType(), width)
 
     def generate(context, build, signature, values):
         table, rows, out = (
@@ -54,9 +53,8 @@ def _highest_sums(context, table, rows, first, end, out, at):
             with cgutils.for_range(build, digits) as digit:
                 row = build.load(build.gep(rows.data, [build.add(start, digit.index)]))
                 row = build.mul(build.sext(row, first.type), first.type(width))
-                place = build.bitcast(build.gep(table.data, [row]), read.as_pointer())
-                line = build.load(place, align=2)
-                line = build.fpext(line, sums) if half else line
+                place = build.bitcast(build.gep(table.data, [row]), sums.as_pointer())
+                line = build.load(place, align=4)
                 build.store(build.fadd(build.load(total), line), total)
             old, new = build.load(best), build.load(total)
             build.store(build.select(build.fcmp_ordered(">", new, old), new, old), best)

@@ -1,6 +1,6 @@
 """Numba kernels of balanced k-means: the exact transport of points to clusters.
 
-Imported only when they are used, so that the package imports without Numba.
+Imported only when they are used, so that importing the package stays fast.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import warnings
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -32,12 +31,10 @@ def cache_dir() -> Path:
     if os.environ.get("SEMID_CACHE"):
         return Path(os.environ["SEMID_CACHE"])
     try:
-        with warnings.catch_warnings():  # tqdm's advice about widgets stays out of the notebooks
-            warnings.simplefilter("ignore")
-            import pooch
+        from platformdirs import user_cache_path
     except ImportError:  # local data need nothing to download with
         return Path.home() / ".cache" / "semid"
-    return Path(pooch.os_cache("semid"))
+    return user_cache_path("semid")
 
 
 def _sha256(path: Path) -> str:

@@ -151,6 +151,21 @@ class Interactions:
         return self._digest(self.fields)
 
     @property
+    def catalogue_sha256(self) -> str:
+        """Hash of which item has which index: the number of items, their ids and their fields.
+
+        Codes belong to a catalogue: they stay right when the interactions change, and are wrong as
+        soon as an index means another item. Where items have neither ids nor fields, nothing but
+        their number is known of them.
+        """
+        ids = None if self.item_ids is None else np.asarray(self.item_ids).tolist()
+        digest = hashlib.sha256(json.dumps([self.num_items, ids], ensure_ascii=False).encode())
+        for name, column in sorted(self.fields.items()):
+            digest.update(f"\n{name}\n".encode())
+            digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    @property
     def contents_sha256(self) -> str:
         """Hash of all that is known: sequences, times, ratings, and the items' table as text."""
         digest = hashlib.sha256(f"{self.sequences_sha256} {self.ordered}".encode())

@@ -153,7 +153,7 @@ def evaluate(
             f"the recommender knows {num_items} items, the split has {split.num_items}: "
             "was it fitted on another dataset?"
         )
-    ours, theirs = getattr(recommender, "item_ids_", None), split.data.item_ids
+    ours, theirs = recommender.item_ids_, split.data.item_ids
     if ours is not None and theirs is not None and (ours != theirs).any():
         at = np.argmax(ours != theirs)
         raise InputError(
@@ -163,7 +163,7 @@ def evaluate(
     ks = tuple(ks)
     cut = None
     if not recommender.scores_all_items:
-        cut = min(getattr(recommender, "num_beams", None) or 50, num_items)
+        cut = min(recommender.num_beams or 50, num_items)
     if any(k < 1 or (cut is not None and k > cut) for k in ks):
         raise InputError(f"cut-offs {ks} must lie in 1..{cut or num_items} (the ranked items)")
     users = split.users if users is None else np.asarray(users, dtype=np.int64)

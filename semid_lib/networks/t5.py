@@ -1,4 +1,4 @@
-"""A small T5: encoder and decoder, with decoding one code at a time (SPEC 14)."""
+"""A small T5: encoder and decoder over the tokens of semantic IDs (SPEC 14)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semid_lib.codes import Vocabulary
 from semid_lib.compute.products import Dropout, Linear, linear
 from semid_lib.errors import InputError
 from semid_lib.networks import t5_fused
@@ -26,9 +27,9 @@ class T5(nn.Module):
     attention weights, after every sublayer, inside the feed-forward and after the last norm.
 
     Args:
-        level_sizes: K_l, the number of codes of each of the L levels. Token 0 is padding and
-            starts the decoder; code c of level l is token 1 + K_0 + ... + K_{l-1} + c; the
-            last token, `end`, may close a history.
+        level_sizes: K_l, the number of codes of each of the L levels, whose tokens are those of
+            `codes.Vocabulary`. Padding also starts the decoder; one token more, `end`, may close a
+            history.
         dim: width D. num_layers: of each stack. num_heads, head_dim: attention.
         ffn_dim: feed-forward width. dropout: rate in [0, 1).
 
@@ -46,10 +47,10 @@ class T5(nn.Module):
                 f"dim {dim}, num_layers {num_layers}, num_heads {num_heads}, head_dim {head_dim} "
                 f"and ffn_dim {ffn_dim} must be at least 1, and dropout {dropout} in [0, 1)"
             )
-        self.level_sizes = tuple(level_sizes)
-        self.first_token = [1 + sum(self.level_sizes[:level]) for level in range(len(level_sizes))]
+        self.vocabulary = Vocabulary(level_sizes)
+        self.level_sizes = self.vocabulary.level_sizes
         self.num_heads, self.head_dim = num_heads, head_dim
-        self.end = 1 + sum(self.level_sizes)
+        self.end = self.vocabulary.num_tokens
         self.embedding = nn.Embedding(self.end + 1, dim)
         self.encoder_bias = nn.Embedding(BUCKETS, num_heads)
         self.decoder_bias = nn.Embedding(BUCKETS, num_heads)
@@ -73,7 +74,7 @@ class T5(nn.Module):
         padding = (tokens != 0)[:, None, None, :]
         if full or (full is None and bool(padding.all())):
             padding = None
-        bias = self._bias(self.encoder_bias, self.encoder_buckets, tokens.shape[1])
+        bias = self.position_bias(self.encoder_bias, self.encoder_buckets, tokens.shape[1])
         if padding is not None:
             bias = bias.masked_fill(~padding, -math.inf)
         x = self.dropout(self.embedding(tokens))
@@ -88,7 +89,7 @@ class T5(nn.Module):
         """
         length = targets.shape[1]
         inputs = F.pad(targets[:, :-1], (1, 0))
-        bias = self._bias(self.decoder_bias, self.decoder_buckets, length)
+        bias = self.position_bias(self.decoder_bias, self.decoder_buckets, length)
         future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
         bias = bias.masked_fill(future, -math.inf)
         x = self.dropout(self.embedding(inputs))
@@ -100,7 +101,7 @@ class T5(nn.Module):
         """Logits of states `[..., D]`: `[..., K_level]`, or `[..., V]` over all V tokens."""
         weight = self.embedding.weight
         if level is not None:
-            first = self.first_token[level]
+            first = self.vocabulary.first_token[level]
             weight = weight[first : first + self.level_sizes[level]]
         return linear(states * states.shape[-1] ** -0.5, weight)
 
@@ -115,7 +116,7 @@ class T5(nn.Module):
             return F.cross_entropy(self.logits(states).flatten(0, 1).float(), targets.flatten())
         losses = [
             F.cross_entropy(self.logits(states[:, level], level), targets[:, level] - first)
-            for level, first in enumerate(self.first_token)
+            for level, first in enumerate(self.vocabulary.first_token)
         ]
         return torch.stack(losses).mean()
 
@@ -132,62 +133,11 @@ class T5(nn.Module):
         return total if embedding else total - self.embedding.weight.numel()
 
     @staticmethod
-    def _bias(table: nn.Embedding, buckets: Tensor, length: int) -> Tensor:
+    def position_bias(table: nn.Embedding, buckets: Tensor, length: int) -> Tensor:
         """`[1, H, length, length]`: the bias of query i (row) and key j (column)."""
         place = torch.arange(length, device=buckets.device)
         distance = (place - place[:, None]).clamp(-MAX_DISTANCE, MAX_DISTANCE)
         return table(buckets[distance + MAX_DISTANCE]).permute(2, 0, 1)[None]
-
-
-class Decoding:
-    """Decodes many beams of many users, one code a call, with cached keys and values.
-
-    The memory's keys and values are made once per user; a user's beams are query rows that
-    share them, so nothing of the memory is repeated. A beam's own keys and values, at most L, are
-    kept with the beam and copied to its children.
-
-    Args:
-        memory, padding: what `T5.encode` returned, for B users.
-
-    Cost: a dense product with the keys of all beams (of which a beam may see L) was 3 times
-    slower than `Layer.step`'s sums over the L that it may see.
-    """
-
-    def __init__(self, model: T5, memory: Tensor, padding: Tensor | None):
-        self.model = model
-        self.cross = [layer.memory(memory) for layer in model.decoder]
-        self.padding = None
-        if padding is not None:
-            self.padding = memory.new_zeros(padding.shape).masked_fill(~padding, -math.inf)
-        self.bias = model._bias(model.decoder_bias, model.decoder_buckets, len(model.level_sizes))
-        self.past = [[] for _ in model.decoder]
-
-    def step(self, tokens: Tensor, parents: Tensor | None = None) -> Tensor:
-        """Feed each beam's newest token and return the beams' states.
-
-        Args:
-            tokens: `[B, W]` int64; zeros, W = 1, at the first step.
-            parents: `[B, W]`, of which beam of the step before each beam is the child.
-
-        Returns:
-            `[B, W, D]`, from which the next code is predicted.
-        """
-        if parents is not None:
-            self.past = [[_of_parents(kept, parents) for kept in past] for past in self.past]
-        place = len(self.past[0])
-        bias = self.bias[0, :, place, : place + 1]
-        x = self.model.embedding(tokens)
-        for layer, past, cross in zip(self.model.decoder, self.past, self.cross):
-            x = layer.step(x, past, bias, cross, self.padding)
-        return self.model.decoder_norm(x)
-
-
-def _of_parents(kept: Tensor, parents: Tensor) -> Tensor:
-    """Rows `parents` `[B, W]` of `[B, V, C]`; as it is where V is 1, for it broadcasts."""
-    if kept.shape[1] == 1:
-        return kept
-    row = parents + kept.shape[1] * torch.arange(len(kept), device=kept.device)[:, None]
-    return kept.flatten(0, 1).index_select(0, row.flatten()).unflatten(0, row.shape)
 
 
 class Layer(nn.Module):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 
 from semid_lib.compute.threads import in_threads, num_threads, one_blas_thread
 from semid_lib.errors import InputError
 from semid_lib.quantizers.base import NotFittedError, check_vectors, check_whole
-from semid_lib.settings import ANY, check_seed, choice, keep_settings
+from semid_lib.settings import ANY, check_seed, keep_settings
 
 SAMPLE = 768  # rows of a cluster that suffice for the early steps
 
@@ -30,9 +28,6 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         max_iter: most Lloyd steps; fewer when an assignment repeats.
         random_state: integer seed of the start.
         init: "k-means++", or the K starting centres `[K, D]`.
-        backend: "numba" (CPU), "torch" (any device), or "auto": numba where it is installed
-            and `device` is the CPU. Their assignments cost the same to 1e-6 of the cost.
-        device: where torch works, such as "cuda".
 
     Attributes:
         labels_: `[N]` int64, the cluster of each row.
@@ -59,12 +54,9 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         [2, 2]
     """
 
-    _limits = {"init": ANY, "backend": choice("auto", "numba", "torch")}
+    _limits = {"init": ANY}
 
-    def __init__(
-        self, n_clusters=8, max_iter=20, random_state=0, init="k-means++", backend="auto",
-        device="cpu",
-    ):  # fmt: skip
+    def __init__(self, n_clusters=8, max_iter=20, random_state=0, init="k-means++"):
         keep_settings(locals())
 
     @one_blas_thread
@@ -86,9 +78,8 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
             init = init - mean
         rng = np.random.default_rng([seed, 0, 0])
         self.labels_, centres, self.prices_, self.n_iter_ = lloyd(
-            Z, k, rng, self.max_iter, init=init, backend=self.backend, device=self.device,
-            threads=num_threads(),
-        )  # fmt: skip
+            Z, k, rng, self.max_iter, init=init, threads=num_threads()
+        )
         self.cluster_centers_ = centres + mean
         self.sizes_ = np.bincount(self.labels_, minlength=k)
         gaps = (
@@ -136,7 +127,7 @@ def nearest(X, centres, prices=0.0, threads=1) -> np.ndarray:
     return label
 
 
-def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threads=1):
+def lloyd(Z, k, rng, max_iter, *, init=None, threads=1):
     """Run balanced k-means on centred vectors Z `[n, d]` (mean near 0, for the rounding).
 
     The labels do not depend on `threads`.
@@ -144,25 +135,15 @@ def lloyd(Z, k, rng, max_iter, *, init=None, backend="auto", device="cpu", threa
     Returns: labels `[n]` int64, their means `[k, d]`, prices `[k]` (as `prices_`), steps made.
     """
     check_whole("max_iter", max_iter)
-    if backend not in ("auto", "numba", "torch"):
-        raise InputError(f"backend is {backend!r}, but must be 'auto', 'numba' or 'torch'")
-    if backend == "numba" and device != "cpu":
-        raise InputError(f"backend 'numba' works on the CPU, not on {device!r}")
     early, some = max_iter * 3 // 4, SAMPLE * k
     if init is None and early and len(Z) > some:
         rows = np.sort(rng.choice(len(Z), some, replace=False))
-        _, init, _, early = lloyd(
-            Z[rows], k, rng, early, backend=backend, device=device, threads=threads
-        )
+        _, init, _, early = lloyd(Z[rows], k, rng, early, threads=threads)
     else:
         early = 0
-    if backend == "torch" or device != "cpu" or (backend == "auto" and not find_spec("numba")):
-        from semid_lib.compute.transport_torch import TorchRows
-
-        space = TorchRows(Z, device)
-    else:  # tall: the rows themselves; few and wide: their inner products
-        small = len(Z) <= min(max_iter * k, 4 * Z.shape[1], 2048)
-        space = Gram(Z) if small and init is None else Rows(Z, threads)
+    # tall: the rows themselves; few and wide: their inner products
+    small = len(Z) <= min(max_iter * k, 4 * Z.shape[1], 2048)
+    space = Gram(Z) if small and init is None else Rows(Z, threads)
     space.start(_spread(space, len(Z), k, rng) if init is None else init)
     price = np.zeros(k)
     for step in range(early + 1, max_iter + 1):

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from semid_lib import errors
-from semid_lib.settings import check_settings, of_python
+from semid_lib.settings import check_settings, kept_settings, of_python
 
 
 class NotFittedError(errors.NotFittedError, exceptions.NotFittedError):
@@ -147,8 +147,7 @@ class Quantizer(TransformerMixin, BaseEstimator):
 
         tensors, meta = load_tensors(path, cls.__name__)
         with restoring(path, cls.__name__):
-            params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
-            self = cls(**params)
+            self = cls(**kept_settings(cls, meta["params"]))
             check_settings(self)
             self.level_sizes_ = tuple(meta["level_sizes"])
             self.n_features_in_ = meta["features"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from semid_lib.compute.threads import in_threads
+from semid_lib.compute.threads import in_threads, num_threads
 from semid_lib.errors import InputError
 from semid_lib.quantizers.hierarchical import HierarchicalKMeans, groups
 from semid_lib.settings import check_settings, choice
@@ -34,7 +34,6 @@ class GAOQ(HierarchicalKMeans):
         random_state: integer seed of the splits and the anchors.
         anchors: "orthonormal" (the paper: Q of the QR of a Gaussian matrix), or "principal" (an
             experiment: the principal directions of all residuals of the level).
-        backend, device: as in `BalancedKMeans`.
         n_jobs: threads that split parents; None: the cores of this process, or OMP_NUM_THREADS.
             The codes do not depend on it.
 
@@ -69,9 +68,9 @@ class GAOQ(HierarchicalKMeans):
 
     def __init__(
         self, branching=(32, 40, "auto"), max_iter=20, random_state=0, anchors="orthonormal",
-        backend="auto", device="cpu", n_jobs=None,
+        n_jobs=None,
     ):  # fmt: skip
-        super().__init__(branching, max_iter, random_state, backend, device, n_jobs)
+        super().__init__(branching, max_iter, random_state, n_jobs)
         self.anchors = anchors
 
     def fit(self, X, y=None):
@@ -96,7 +95,7 @@ class GAOQ(HierarchicalKMeans):
                 total += float(W_p[np.arange(len(rows)), number[rows]].sum(dtype=np.float64))
             return total
 
-        totals = in_threads(match_some, range(0, len(siblings), few), self._threads())
+        totals = in_threads(match_some, range(0, len(siblings), few), num_threads(self.n_jobs))
         self.alignment_.append(sum(totals) / len(parent))
         return number
 

@@ -8,7 +8,7 @@ from semid_lib.compute.threads import in_threads, num_threads, one_blas_thread
 from semid_lib.errors import CapacityError, InputError
 from semid_lib.quantizers.balanced_kmeans import lloyd, nearest
 from semid_lib.quantizers.base import Quantizer, check_codes, check_vectors, row_digests
-from semid_lib.settings import ANY, check_seed, choice, keep_settings
+from semid_lib.settings import ANY, check_seed, keep_settings
 
 
 class HierarchicalKMeans(Quantizer):
@@ -25,7 +25,6 @@ class HierarchicalKMeans(Quantizer):
             level-(L-1) cluster; a larger number leaves room for new items.
         max_iter: most Lloyd steps of each split.
         random_state: integer seed of the splits and the numbering.
-        backend, device: as in `BalancedKMeans`.
         n_jobs: threads that split parents; None: the cores of this process, or OMP_NUM_THREADS.
             The codes do not depend on it.
 
@@ -47,12 +46,9 @@ class HierarchicalKMeans(Quantizer):
     Cost: O(N D sum_l b_l) a Lloyd step; memory X, its centred copy and N b_1 costs.
     """
 
-    _limits = {"branching": ANY, "backend": choice("auto", "numba", "torch"), "n_jobs": ANY}
+    _limits = {"branching": ANY, "n_jobs": ANY}
 
-    def __init__(
-        self, branching=(32, 40, "auto"), max_iter=20, random_state=0, backend="auto",
-        device="cpu", n_jobs=None,
-    ):  # fmt: skip
+    def __init__(self, branching=(32, 40, "auto"), max_iter=20, random_state=0, n_jobs=None):
         keep_settings(locals())
 
     @one_blas_thread
@@ -90,7 +86,7 @@ class HierarchicalKMeans(Quantizer):
         means = np.empty((num_parents, b, Z.shape[1]), Z.dtype)
         prices = np.empty((num_parents, b))
 
-        threads = self._threads()
+        threads = num_threads(self.n_jobs)
 
         def split(p):
             rows, shift = Z, 0
@@ -100,7 +96,6 @@ class HierarchicalKMeans(Quantizer):
                 rows -= shift
             child[members[p]], centres, prices[p], steps = lloyd(
                 rows, b, np.random.default_rng([seed, level, p]), self.max_iter,
-                backend=self.backend, device=self.device,
                 threads=threads if num_parents == 1 else 1,
             )  # fmt: skip
             means[p] = centres + shift
@@ -108,9 +103,6 @@ class HierarchicalKMeans(Quantizer):
 
         self.n_iter_ = max(self.n_iter_, *in_threads(split, range(num_parents), threads))
         return child, means, prices
-
-    def _threads(self) -> int:
-        return num_threads(self.n_jobs) if self.device == "cpu" else 1
 
     def _number(self, level, residuals, parent) -> np.ndarray:
         """Number the children of every parent of a level: `[M]` int64, distinct in a parent.

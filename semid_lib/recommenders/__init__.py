@@ -3,6 +3,7 @@
 from semid_lib._lazy import lazy
 
 _HOMES = {
+    "ItemModel": "item_model", "PADDING": "base",
     "Recommender": "base", "Popularity": "floors", "MarkovChain": "floors", "ItemKNN": "floors",
     "BERT4Rec": "bert4rec", "SASRec": "sasrec", "T5Recommender": "t5", "RPG": "rpg",
     "ACERec": "acerec", "HGN": "hgn", "GRU4Rec": "gru4rec", "S3Rec": "s3rec",

@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from semid_lib.codes import ItemTokenizer, SemanticIds, item_codes
 from semid_lib.compute.device import resolve_device, send
 from semid_lib.compute.memory import keep_memory
 from semid_lib.compute.products import Dropout, linear
 from semid_lib.compute.scoring import holistic_scores, table_rows, top_items
+from semid_lib.compute.ties import tie_order
 from semid_lib.errors import CodesError, InputError
 from semid_lib.evaluation import ranks_from_scores
 from semid_lib.networks import INITIAL_STD
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders._sequence import SequenceRecommender, read_histories
-from semid_lib.settings import FLAG, check_settings, choice
+from semid_lib.settings import check_settings, choice
 from semid_lib.training import TrainSettings, like_lengths
 
 _ROWS = {"cpu": (8, 32), "cuda": (256, 256)}  # sequences read together, at least and at most
@@ -200,7 +202,7 @@ class ParallelRecommender(IdsRecommender):
 
     unique_ids = False  # items of equal codes tie
     _limits = {
-        "head_norm": choice("rpg", "paper", "both"), "half_scores": FLAG,
+        "head_norm": choice("rpg", "paper", "both"),
         "long_histories": choice("rows", "windows", "last"),
     }  # fmt: skip
 
@@ -209,7 +211,7 @@ class ParallelRecommender(IdsRecommender):
 
         Args:
             split: its train part, and the validation targets to choose the epoch.
-            sids: the `SemanticIds` of all N items, each digit with as many codes.
+            sids: the `ItemTokenizer` of all N items, each digit with as many codes.
             checkpoint, deadline, progress: see `training.train`.
 
         Raises:
@@ -218,7 +220,7 @@ class ParallelRecommender(IdsRecommender):
             TrainingPaused: the deadline came; fit again with the same checkpoint to go on.
         """
         self._check_ids(split, sids)
-        self._build(sids.codes, sids.level_sizes)
+        self._build(sids)
         self._see(split)
         items, device = torch.as_tensor(split.items), self.network_.position.device
         oldest = split.items[split.indptr[:-1][np.diff(split.indptr) > 0]]  # never a target
@@ -237,17 +239,27 @@ class ParallelRecommender(IdsRecommender):
         )  # fmt: skip
         return self
 
-    def _build(self, codes, sizes):
+    def _build(self, sids):
         """Check the settings; make the network with random weights."""
         check_settings(self)
+        sizes = sids.vocabulary.level_sizes
         if len(set(sizes)) > 1:
             raise CodesError(f"the digits have {sorted(set(sizes))} codes, but must have as many")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
-            self.network_ = self._network(codes, sizes[0]).to(resolve_device(self.device))
-        # Equal scores stand in a fixed pseudo-random order, that of `Recommender`.
-        self._order = np.random.default_rng(0).permutation(len(codes))
-        self._mixed = self.network_.rows[torch.as_tensor(self._order)]
+            network = self._network(item_codes(sids), sizes[0])
+            self.network_ = network.to(resolve_device(self.device))
+        self._use(sids)
+
+    def _use(self, sids: ItemTokenizer):
+        """Look codes up in this tokenizer from now on."""
+        self.sids_ = sids
+        network = self.network_
+        rows = table_rows(item_codes(sids), network.num_codes).int()
+        network.rows = rows.to(network.position.device)
+        # `top_items` takes the first of equal scores, so these stand in the order of all lists.
+        self._order = tie_order(sids.num_items)
+        self._mixed = network.rows[torch.as_tensor(self._order)]
 
     def _sequences(self, split):
         """`(start, end, first)` of samples: inputs `items[start:end]`, losses from `first` on.
@@ -322,8 +334,7 @@ class ParallelRecommender(IdsRecommender):
 
     def _scores(self, histories):
         def score(part):
-            rows, half = self.network_.rows, self.half_scores
-            return holistic_scores(self.log_probs(part), rows, half).cpu().numpy()
+            return holistic_scores(self.log_probs(part), self.network_.rows).cpu().numpy()
 
         return np.concatenate([score(part) for part in _parts(histories)])
 
@@ -336,7 +347,7 @@ class ParallelRecommender(IdsRecommender):
 
     def _best(self, histories, k):
         """The k best items and their scores, `[B, k]` each."""
-        places, scores = top_items(self.log_probs(histories), self._mixed, k, self.half_scores)
+        places, scores = top_items(self.log_probs(histories), self._mixed, k)
         return self._order[places.cpu().numpy()], scores.cpu().double().numpy()
 
     def _validate(self, split):  # by exact scores, whatever the decoding
@@ -352,6 +363,7 @@ class ParallelRecommender(IdsRecommender):
 
     def _restore(self, tensors):
         codes = tensors.pop("codes").numpy()
-        self._build(codes, [int(tensors.pop("num_codes"))] * codes.shape[1])
+        sizes = [int(tensors.pop("num_codes"))] * codes.shape[1]
+        self._build(SemanticIds(codes, sizes))
         self.network_.to(tensors["position"].dtype).load_state_dict(tensors)
         self.network_.eval()

@@ -58,6 +58,7 @@ class SequenceRecommender(Recommender):
     split before the network is made, `_pretrain` trains it before the loss does.
     """
 
+    reads_fields = True
     _limits = {
         "score_with": choice("fused", "id"), "similarity": choice("dot", "cosine"),
         "loss": choice(*LOSSES), "targets": choice("all", "last"),

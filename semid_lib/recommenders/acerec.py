@@ -157,7 +157,7 @@ class ACERec(ParallelRecommender):
         Others as `RPG`.
 
     Attributes:
-        network_: `ACERecNetwork`. history_: `training.History`.
+        sids_: the `ItemTokenizer`. network_: `ACERecNetwork`. history_: `training.History`.
 
     Deviates, where the paper is silent: P(j) is the item's share of the training targets, and a
     batch's candidates are its distinct targets; one learnt position a step, shared by its tokens,
@@ -181,7 +181,7 @@ class ACERec(ParallelRecommender):
         self, dim=448, num_layers=2, num_heads=4, ffn_dim=1024, dropout=0.35, temperature=0.03,
         head_norm="rpg", merger="atm", ratio=8, anchor="intent", alignment=0.03,
         alignment_temperature=0.07, debias=0.02, max_history=50, long_histories="rows",
-        half_scores=False, learning_rate=3e-3, weight_decay=0.0, warmup=0.05, clip=1.0,
+        learning_rate=3e-3, weight_decay=0.0, warmup=0.05, clip=1.0,
         batch_size=64, epochs=150, patience=20, samples_per_epoch=None, device="auto",
         precision="float32", random_state=0,
     ):  # fmt: skip

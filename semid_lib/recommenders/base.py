@@ -1,42 +1,40 @@
-"""What every recommender shares: ids in and out, ranking with ties, saving."""
+"""What every recommender shares: histories in, ranking with ties, items out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
-from semid_lib.errors import EmptyHistoryError, InputError, NotFittedError, UnknownItemError
-from semid_lib.settings import check_settings, of_python, whole
-from semid_lib.storage import load_tensors, restoring, save_tensors
+from semid_lib.compute.ties import tie_order
+from semid_lib.errors import EmptyHistoryError, InputError, UnknownItemError
+from semid_lib.recommenders.item_model import ItemModel
+from semid_lib.settings import whole
 
 PADDING = -1
 
 
-class Recommender(BaseEstimator):
+class Recommender(ItemModel):
     """Histories in, ranked items out.
 
-    A subclass implements `fit(split, sids=None)`, which calls `self._see(split)` first, and either
+    A subclass writes `fit(split, sids=None)`, which calls `self._see(split)` and returns `self`;
+    `_scores(histories)` if it scores every item, or `_generate(histories, k, exclude_history)` if
+    it writes items one by one; `_state()` and `_restore(tensors)` for saving. What it can do it
+    declares as class attributes. Inside, items are always 0..N-1, and a history is an int64 array
+    `[T]`, newest last.
 
-    * `_scores(histories) -> [B, N]` array, if it scores every item, or
-    * `_generate(histories, k, exclude_history) -> (items [B, k], scores [B, k])`, if it writes
-      items one by one (`PADDING` where it finds fewer than k);
-
-    and `_state() -> {name: tensor}` and `_restore(tensors)` for saving.
-    Inside, items are always 0..N-1 and a history is an int64 array, newest last.
+    Attributes:
+        scores_all_items: capability; whether it writes `_scores`, so that every item is ranked.
+        num_beams: the longest list of a model that only generates, None for any length.
+        needs_history: whether an empty history is refused.
+        unique_ids: whether semantic IDs that two items share are made longer before `fit`.
+        reads_fields: see `ItemModel`.
     """
 
+    scores_all_items = True
+    num_beams: int | None = None
     needs_history = True
-    unique_ids = True  # semantic IDs that two items share are made longer before `fit`
-
-    def _see(self, split) -> None:
-        """Remember the catalogue of `split`: how many items, and their original ids."""
-        self.num_items_ = split.num_items
-        ids = split.data.item_ids
-        self.item_ids_ = None if ids is None else ids_array(np.asarray(ids).tolist())
-        self._index = None
+    unique_ids = True
 
     def recommend(
         self, histories: Sequence[Sequence], k: int = 10, *, exclude_history: bool = False,
@@ -72,33 +70,25 @@ class Recommender(BaseEstimator):
                 items = np.where(fill, None, items)
         return (items, scores) if return_scores else items
 
-    @property
-    def num_items_fitted(self) -> int:
-        """Catalogue size N; raises NotFittedError before `fit`."""
-        if not hasattr(self, "num_items_"):
-            raise NotFittedError(f"{type(self).__name__} is not fitted: call fit(split) first")
-        return self.num_items_
-
-    @property
-    def scores_all_items(self) -> bool:
-        """Whether `score_items` exists, so that every item can be ranked."""
-        return type(self)._scores is not Recommender._scores
-
     def score_items(self, histories: Sequence[Sequence]) -> np.ndarray:
         """Scores of every item for each history, `[B, N]` float, higher is better."""
         self.num_items_fitted  # noqa: B018 - raises when not fitted
         return self._scores(self._to_indices(histories))
 
     def _scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        """Scores of every item, `[B, N]` float, higher is better; -inf: never recommended."""
         raise TypeError(f"{type(self).__name__} generates items and does not score all of them")
 
     def _generate(self, histories, k, exclude_history):
-        """The best k of full scores; ties fall in a fixed pseudo-random order."""
+        """`(items [B, k] int64, scores [B, k])`, best first; `PADDING`, -inf where there are fewer.
+
+        Here: the best k of full scores; ties fall in a fixed pseudo-random order.
+        """
         scores = np.array(self._scores(histories), dtype=np.float64)
         if exclude_history:
             for row, history in enumerate(histories):
                 scores[row, history] = -np.inf
-        shuffled = np.random.default_rng(0).permutation(scores.shape[1])
+        shuffled = tie_order(scores.shape[1])
         mixed = scores[:, shuffled]
         order = np.argsort(-mixed, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(mixed, order, axis=1)
@@ -153,48 +143,3 @@ class Recommender(BaseEstimator):
                 f"0..{self.num_items_ - 1} seen at fit time"
             )
         return indices
-
-    def save(self, path: str | Path) -> Path:
-        """Write settings and learnt tensors into one safetensors file, atomically."""
-        self.num_items_fitted  # noqa: B018 - raises when not fitted
-        meta = {
-            "kind": type(self).__name__, "params": self.get_params(), "num_items": self.num_items_,
-            "item_ids": None if self.item_ids_ is None else self.item_ids_.tolist(),
-            "fields": getattr(self, "fields_", None),
-        }  # fmt: skip
-        if hasattr(self, "history_"):
-            meta["history"] = {**vars(self.history_), "snapshots": {}}
-        return save_tensors(path, self._state(), meta)
-
-    @classmethod
-    def load(cls, path: str | Path):
-        """Read what `save` wrote. Raises CheckpointError for another model's or a cut file."""
-        tensors, meta = load_tensors(path, cls.__name__)
-        with restoring(path, cls.__name__):
-            params = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["params"].items()}
-            self = cls(**params)
-            check_settings(self)
-            self.num_items_ = meta["num_items"]
-            self.item_ids_ = None if meta["item_ids"] is None else ids_array(meta["item_ids"])
-            self._index = None
-            if meta.get("fields"):
-                self.fields_ = tuple(meta["fields"])
-            if "history" in meta:
-                from semid_lib.training import History
-
-                self.history_ = History(**meta["history"])
-            self._restore(tensors)
-        return self
-
-
-def ids_array(ids: list) -> np.ndarray:
-    """Ids as they are: int64 `[N]` where all are such integers, else objects `[N]`.
-
-    NumPy would make text of integers that stand beside text, and cut zeros off its end.
-    """
-    ids = of_python(ids)
-    if all(type(item) is int and abs(item) < 2**63 for item in ids):
-        return np.array(ids, dtype=np.int64)
-    array = np.empty(len(ids), dtype=object)
-    array[:] = ids
-    return array

@@ -10,7 +10,6 @@ from semid_lib.errors import CheckpointError
 from semid_lib.recommenders.base import Recommender
 from semid_lib.settings import NONE, check_settings, real, whole
 
-
 _DENSE = 0.1  # share of pairs from which a matrix of all similarities is faster
 _SMALL = 5000  # items whose matrix takes 200 MB
 

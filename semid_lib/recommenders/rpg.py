@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semid_lib.compute.scoring import top_items
 from semid_lib.recommenders._parallel import ParallelNetwork, ParallelRecommender
 from semid_lib.recommenders.base import PADDING
+from semid_lib.recommenders.decoding.graph import graph_search, item_graph
 from semid_lib.settings import SIZE, choice, keep_settings, whole
 
 
@@ -32,14 +32,14 @@ class RPG(ParallelRecommender):
             product is the cosine; "paper": the state before the heads instead (ACERec's text);
             "both".
         decoding: "exact" scores every item; "graph" gives -inf to items that it does not end with.
-        beams, edges, steps: of the graph. half_scores: see `holistic_scores`.
+        beams, edges, steps: of the graph.
         max_history: items that are read, the newest.
         long_histories: of a longer user, a sample with one loss for each later target ("rows", as
             RPG), windows ("windows") or the last one alone ("last"), as SASRec.
         warmup: share of the steps in which the rate rises. The others: see `training.train`.
 
     Attributes:
-        network_: `ParallelNetwork`. history_: `training.History`.
+        sids_: the `ItemTokenizer`. network_: `ParallelNetwork`. history_: `training.History`.
 
     Deviates: no rows for the padding and end tokens; heads without bias at the start; 5 %
     warm-up for 10,000 steps (more than a whole run on small sets). `RPG` and `ACERec` of the named
@@ -60,17 +60,19 @@ class RPG(ParallelRecommender):
     def __init__(
         self, dim=448, num_layers=2, num_heads=4, ffn_dim=1024, dropout=0.5, temperature=0.03,
         head_norm="rpg", decoding="exact", beams=20, edges=200, steps=3, max_history=50,
-        long_histories="rows", half_scores=False, learning_rate=3e-3, weight_decay=0.0,
+        long_histories="rows", learning_rate=3e-3, weight_decay=0.0,
         warmup=0.05, clip=1.0, batch_size=256, epochs=150, patience=20, samples_per_epoch=None,
         device="auto", precision="float32", random_state=0,
     ):  # fmt: skip
         keep_settings(locals())
 
     def _network(self, codes, num_codes):
-        self._neighbours = None
         return ParallelNetwork(self, codes, num_codes)
 
-    @torch.no_grad()
+    def _use(self, sids):
+        super()._use(sids)
+        self._neighbours = None
+
     def neighbours(self) -> Tensor:
         """The graph, `[N, edges]` int64 items, nearest first; made once from the fitted table.
 
@@ -79,19 +81,10 @@ class RPG(ParallelRecommender):
         edges = min(self.edges, self.num_items_fitted)
         if self._neighbours is None or self._neighbours.shape[1] != edges:
             net = self.network_
-            books = F.normalize(net.table.unflatten(0, (-1, net.num_codes)), dim=-1)
-            cosine, digit = (
-                books @ books.transpose(1, 2),
-                torch.arange(len(books), device=books.device),
-            )
-            found = [
-                top_items(cosine[digit, net.codes(items)], net.rows, edges)[0]
-                for items in torch.arange(self.num_items_, device=net.rows.device).split(256)
-            ]
-            self._neighbours = torch.cat(found)
+            books = net.table.unflatten(0, (-1, net.num_codes))
+            self._neighbours = item_graph(books, net.codes, net.rows, edges)
         return self._neighbours
 
-    @torch.no_grad()
     def walk(self, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Decode by graph.
 
@@ -103,17 +96,7 @@ class RPG(ParallelRecommender):
             fewer were found; and how many scores were made, each item once a step.
         """
         graph, rows = self.neighbours(), self.network_.rows
-        flat, scored = log_probs.flatten(1), 0
-        draw = torch.Generator().manual_seed(self.random_state)
-        size = (len(flat), self.beams)
-        beam = torch.randint(self.num_items_, size, generator=draw).to(flat.device)
-        for _ in range(self.steps):
-            near = graph[beam].flatten(1).sort(1).values
-            fresh = near.diff(dim=1, prepend=near[:, :1] - 1) > 0
-            scores = sum(flat.gather(1, column[near].long()) for column in rows.T)
-            best = scores.masked_fill_(~fresh, -torch.inf).topk(min(self.beams, near.shape[1]))
-            beam, scored = near.gather(1, best.indices), scored + fresh.sum(1)
-        return beam.masked_fill(best.values.isneginf(), PADDING), best.values, scored
+        return graph_search(log_probs, graph, rows, self.beams, self.steps, self.random_state)
 
     def _scores(self, histories):
         if self.decoding == "exact":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from semid_lib.codes import SemanticIds
+from semid_lib.codes import ItemTokenizer, SemanticIds, item_codes
 from semid_lib.compute.device import resolve_device
 from semid_lib.compute.distributed import gather, place
 from semid_lib.compute.memory import keep_memory
 from semid_lib.errors import InputError
 from semid_lib.evaluation import ranks_from_lists
-from semid_lib.networks import T5
+from semid_lib.networks import T5, Decoding
 from semid_lib.recommenders._ids import IdsRecommender, first_unseen
 from semid_lib.recommenders.base import PADDING
 from semid_lib.recommenders.decoding.beam import beam_search
@@ -50,7 +50,7 @@ class T5Recommender(IdsRecommender):
         random_state: seed of the weights, the batches and the dropout.
 
     Attributes:
-        sids_: the `SemanticIds` given to `fit`. network_: the fitted `T5`.
+        sids_: the `ItemTokenizer` given to `fit` or `renew`. network_: the fitted `T5`.
         history_: `training.History`; its epochs hold `ndcg@10` and `recall@10` of the validation.
 
     Raises:
@@ -71,6 +71,7 @@ class T5Recommender(IdsRecommender):
         >>> model.recommend([[3, 14, 15]], k=5)                  # doctest: +SKIP
     """
 
+    scores_all_items = False
     _limits = {
         "num_beams": SIZE, "search": choice("constrained", "free"), "end_token": FLAG,
         "validate_users": whole(0) | NONE,
@@ -90,7 +91,7 @@ class T5Recommender(IdsRecommender):
 
         Args:
             split: only its train part, and the validation targets to choose the epoch.
-            sids: the codes of all N items.
+            sids: the `ItemTokenizer` of all N items.
             checkpoint, deadline, progress: see `training.train`.
 
         Raises:
@@ -112,11 +113,13 @@ class T5Recommender(IdsRecommender):
 
         def loss(samples, known):
             begin, end = start[samples, None], target[samples, None]
-            length, here = end - begin, lengths[known]
+            here = lengths[known]
             row = begin + steps[: here.max()]
-            item = items[row.clamp(max=len(items) - 1)].masked_fill_(row >= end, self.num_items_)
-            asked, full = self._tokens[items[end[:, 0]]], bool(here.min() == here.max())
-            return self.network_.loss(self._history(item, length), asked, full=full)
+            item = items[row.clamp(max=len(items) - 1)].masked_fill_(row >= end, PADDING)
+            asked, full = self.sids_.targets(items[end[:, 0]]), None
+            if self.sids_.tokens_per_item is not None:
+                full = bool(here.min() == here.max())
+            return self.network_.loss(self._history(item), asked, full=full)
 
         validate = self._validation(split)
         settings = TrainSettings.of(
@@ -130,28 +133,26 @@ class T5Recommender(IdsRecommender):
         return self
 
     def _build(self, sids, device, dtype=torch.float32):
-        """Make the network (random weights) and what is looked up on the device."""
-        self.sids_ = sids
+        """Make the network (random weights)."""
+        self._use(sids)
         self.network_ = T5(
-            sids.level_sizes, dim=self.dim, num_layers=self.num_layers, num_heads=self.num_heads,
-            head_dim=self.head_dim, ffn_dim=self.ffn_dim, dropout=self.dropout,
+            sids.vocabulary.level_sizes, dim=self.dim, num_layers=self.num_layers,
+            num_heads=self.num_heads, head_dim=self.head_dim, ffn_dim=self.ffn_dim,
+            dropout=self.dropout,
         ).to(device, dtype)  # fmt: skip
-        padded = np.pad(sids.tokens, ((0, 1), (0, 0)))  # row N: padding
-        self._tokens = torch.as_tensor(padded, device=device)
-        # Items that share an ID tie: they stand in a fixed pseudo-random order.
-        trie = sids.trie
-        leaf = np.repeat(np.arange(trie.num_leaves), trie.num_children[-1])
-        mixed = np.random.default_rng(0).permutation(sids.num_items)
-        order = np.lexsort((mixed[trie.leaf_items], leaf))
-        self._leaf_items = torch.as_tensor(trie.leaf_items[order], device=device)
 
-    def _history(self, items, length):
-        """Tokens `[B, T L + 1]` of items `[B, T]` (N: padding), closed after `length` `[B, 1]`."""
-        tokens = self._tokens[items].flatten(1)
+    def _use(self, sids: ItemTokenizer):
+        """Read and write by this tokenizer from now on."""
+        self.sids_ = sids
+
+    def _history(self, items):
+        """Tokens `[B, S]` of items `[B, T]` (padding behind the newest), closed by the end."""
+        tokens = self.sids_.encode(items)
         if not self.end_token:
             return tokens
+        length = (tokens != 0).sum(1, keepdim=True)
         tokens = torch.nn.functional.pad(tokens, (0, 1))
-        return tokens.scatter_(1, length * self.sids_.num_levels, self.network_.end)
+        return tokens.scatter_(1, length, self.network_.end)
 
     def _validation(self, split):
         """Return a function that measures the network on the validation users, or None."""
@@ -191,7 +192,7 @@ class T5Recommender(IdsRecommender):
         known = [len(np.unique(history)) if exclude_history else 0 for history in histories]
         beams = self.num_beams + np.array(known, dtype=np.int64)
         order = np.lexsort(([len(history) for history in recent], beams))
-        size = _USERS_AT_ONCE.get(self._tokens.device.type, 512)
+        size = _USERS_AT_ONCE.get(self.network_.embedding.weight.device.type, 512)
         groups = np.split(order, np.flatnonzero(np.diff(beams[order])) + 1)  # equal beams
         blocks = [group[at : at + size] for group in groups for at in range(0, len(group), size)]
         for rows in blocks:
@@ -202,30 +203,26 @@ class T5Recommender(IdsRecommender):
         return items, scores
 
     def _search(self, histories, beams):
-        """Items and scores, `[B, W C]`, of the best IDs for cut histories; see `_items_of`."""
+        """Items and scores, `[B, W C]`, of the best W IDs (C: most items of one ID)."""
         length = np.array([len(history) for history in histories])[:, None]
-        block = np.full((len(histories), length.max()), self.num_items_)
+        block = np.full((len(histories), length.max()), PADDING)
         block[np.arange(length.max()) < length] = np.concatenate(histories)
-        block, length = (torch.as_tensor(a, device=self._tokens.device) for a in (block, length))
-        memory, padding = self.network_.encode(self._history(block, length))
+        block = torch.as_tensor(block, device=self.network_.embedding.weight.device)
+        memory, padding = self.network_.encode(self._history(block))
+        decoder = Decoding(self.network_, memory, padding)
         free = self.search == "free"
-        found = beam_search(self.network_, memory, padding, self.sids_.trie, beams, free=free)
-        return [tensor.cpu().numpy() for tensor in self._items_of(*found)]
-
-    def _items_of(self, leaves, score):
-        """The items of leaves `[B, W]`, `[B, W C]` (C: most items of one ID), with their scores."""
-        trie = self.sids_.trie.tensors(leaves.device)
-        slot = torch.arange(trie.max_children[-1], device=leaves.device)
-        live = slot < trie.num_children[-1][leaves][:, :, None]
-        live &= score[:, :, None] > -torch.inf
-        item = self._leaf_items[trie.first_child[-1][leaves][:, :, None] + slot * live]
+        leaves, score = beam_search(decoder, self.sids_.trie, beams, free=free)
+        item = self.sids_.items(leaves)
+        live = (item != PADDING) & (score[:, :, None] > -torch.inf)
         value = score[:, :, None].expand(item.shape).masked_fill(~live, -torch.inf)
-        return item.masked_fill(~live, PADDING).flatten(1), value.flatten(1)
+        item = item.masked_fill(~live, PADDING)
+        return item.flatten(1).cpu().numpy(), value.flatten(1).cpu().numpy()
 
     def _state(self):
         weights = {f"network.{n}": t for n, t in self.network_.state_dict().items()}
-        codes = torch.from_numpy(self.sids_.codes)
-        return {**weights, "codes": codes, "level_sizes": torch.tensor(self.sids_.level_sizes)}
+        codes = torch.from_numpy(item_codes(self.sids_))
+        sizes = torch.tensor(self.sids_.vocabulary.level_sizes)
+        return {**weights, "codes": codes, "level_sizes": sizes}
 
     def _restore(self, tensors):
         sids = SemanticIds(tensors["codes"].numpy(), tensors["level_sizes"].tolist())

@@ -6,7 +6,7 @@ _HOMES = {
     "BLACK": "plotting", "BLUE": "plotting", "GREEN": "plotting", "GREY": "plotting",
     "METHOD_STYLE": "plotting", "NOT_RUN": "tables", "ORANGE": "plotting", "PAPERS": "printed",
     "PARTS": "tables", "PURPLE": "plotting", "Run": "chapter", "SEQUENTIAL": "plotting",
-    "SIGNED": "plotting", "SKY": "plotting", "Table": "tables", "VERDICTS": "verdicts",
+    "SKY": "plotting", "Table": "tables", "VERDICTS": "verdicts",
     "VERMILLION": "plotting", "WIDTH": "plotting", "bars_with_intervals": "plotting",
     "claims": "verdicts", "figure": "plotting", "flow_diagram": "plotting",
     "format_number": "tables", "map_to_plane": "plotting", "method_style": "plotting",

@@ -14,7 +14,6 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -23,7 +22,6 @@ from semid_lib.errors import InputError
 _FILE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = _FILE["colours"].values()
 SEQUENTIAL = _FILE["style"]["image.cmap"]
-SIGNED = LinearSegmentedColormap.from_list("blue-orange", [BLUE, "#FFFFFF", "#B35900"])
 WIDTH = 6.2
 METHOD_STYLE: dict[str, dict[str, str]] = {
     name: {"color": _FILE["colours"][colour], "marker": marker, "linestyle": dash}

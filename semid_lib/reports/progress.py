@@ -11,8 +11,8 @@ from semid_lib.reports.printed import paper_table, printed_cells, printed_items
 from semid_lib.reports.tables import KEY, RECOMPUTED, summarise
 from semid_lib.runs.records import (
     CODES,
-    SMALLER,
     _read_json,
+    cuts_of,
     load_records,
     records_folder,
 )
@@ -106,15 +106,13 @@ def ratios(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
     """
     from semid_lib.systems import system_printed_as
 
-    records = load_records(profile="paper", smaller=True) if records is None else records
+    records = load_records(profile="paper", smaller=True) if records is None else list(records)
     wanted, keys = ["recall@10", "ndcg@10"], ["paper_id", "model", "dataset", "seeds", "smaller"]
     tables = [(i["paper"], i["number"]) for i in printed_items() if i["kind"] == "table"]
     printed = pd.concat([printed_cells(p, n).assign(paper_id=p) for p, n in tables])
     printed = printed[[system_printed_as(str(m)) is not None for m in printed["model"]]]
     both = printed[printed["metric"].isin(wanted)].merge(summarise(records, wanted), on=KEY)
-    both["smaller"] = [
-        "; ".join(c for c in cut.split("; ") if c.startswith(SMALLER)) for cut in both["cut"]
-    ]
+    both["smaller"] = _changed_settings(records, both)
     both = both[both["variant"] == "default"].drop_duplicates([*keys, "metric"])
     both["ratio"] = both["value"] / both["paper"]
     found = both[[*keys, "metric"]].assign(
@@ -125,3 +123,14 @@ def ratios(records: Iterable[Mapping] | None = None) -> pd.DataFrame:
     found = found.reindex(columns=order)
     found.columns = [f"{metric} {kind}" for kind, metric in order]
     return found.reset_index().rename(columns={"paper_id": "paper", "model": "system"})
+
+
+def _changed_settings(records: Iterable[Mapping], rows: pd.DataFrame) -> list[str]:
+    """For each row's system, variant and dataset: the settings that its runs changed, as words."""
+    found: dict[tuple, dict[str, None]] = {}
+    for record in records:
+        run = record["system"], record["variant"], record["dataset"]
+        words = ", ".join(cut.words for cut in cuts_of(record) if cut.kind == "setting")
+        found.setdefault(run, {}).update({words: None} if words else {})
+    runs = rows[KEY[:3]].itertuples(index=False, name=None)
+    return ["; ".join(found[run]) for run in runs]

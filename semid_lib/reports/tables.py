@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from semid_lib.errors import InputError, RecordError
@@ -17,18 +18,27 @@ NOT_RUN = "not run"
 RECOMPUTED = "application/vnd.semid.recomputed+json"  # part of a table's output in a notebook
 
 
-def format_number(value, kind: str = "metric") -> str:
+def format_number(
+    value, kind: str = "metric", *, digits: int | None = None, missing: str = NOT_RUN
+) -> str:
     """Format one number as the whole book does.
 
     Args:
-        value: a number; None or NaN gives "not run". Text is returned as it is.
+        value: a number. Text is returned as it is.
         kind: "metric" (0.0605), "count" (12,101), "percent" (+3.2 %, of a ratio minus 1), "share"
             (3.2 %, of a fraction), "seconds" (2 h 05 min), "bytes" (1.5 GB), "real" (4 digits).
+        digits: in place of a kind: so many decimals of a float; an integer as it is; and text that
+            is a number below 0, such as a printed cell, with the minus sign of the others.
+        missing: what None and NaN give.
     """
     if isinstance(value, str):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return NOT_RUN
+        negative = digits is not None and value.startswith("-")
+        return "−" + value[1:] if negative else value
+    real = isinstance(value, float | np.floating)
+    if value is None or (real and math.isnan(value)):
+        return missing
+    if digits is not None:
+        return f"{value:.{digits}f}".replace("-", "−") if real else str(value)
     if kind == "seconds":
         return _duration(value)
     if kind == "bytes":
@@ -57,15 +67,20 @@ class Table:
     Attributes:
         frame: the raw values, NaN where there is none.
         caption: shown above it.
-        kinds: column -> a kind of `format_number`; "real" for other numbers.
+        kinds: column -> a kind of `format_number`.
         recomputes: id of a printed table, such as "acerec.table.5" -> our values of its cells, NaN
             where there is none; the page of status counts them.
+        digits: decimals of the floats in columns without a kind, of all or column -> decimals;
+            without any, integers are "count" and other numbers "real".
+        missing: what stands for NaN and None.
     """
 
     frame: pd.DataFrame
     caption: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
     recomputes: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    digits: int | Mapping[str, int] | None = None
+    missing: str = NOT_RUN
 
     def formatted(self) -> pd.DataFrame:
         """Every cell as text; a column `x_std` is folded into its column `x` as `mean ± std`."""
@@ -73,14 +88,23 @@ class Table:
         for name, values in self.frame.items():
             if str(name).removesuffix("_std") in cells:
                 continue
-            default = "count" if pd.api.types.is_integer_dtype(values) else "real"
-            kind = self.kinds.get(name, default)
+            how = self._format_of(name, values)
             spread = self.frame.get(f"{name}_std", [None] * len(values))
             cells[name] = [
-                format_number(v, kind) + ("" if pd.isna(s) else f" ± {format_number(s, kind)}")
+                format_number(v, **how, missing=self.missing)
+                + ("" if pd.isna(s) else f" ± {format_number(s, **how)}")
                 for v, s in zip(values, spread)
             ]
         return pd.DataFrame(cells, index=self.frame.index)
+
+    def _format_of(self, name, values) -> dict:
+        """The kind or the digits of a column, as `format_number` takes them."""
+        if name in self.kinds:
+            return {"kind": self.kinds[name]}
+        digits = self.digits.get(name) if isinstance(self.digits, Mapping) else self.digits
+        if digits is not None:
+            return {"digits": digits}
+        return {"kind": "count" if pd.api.types.is_integer_dtype(values) else "real"}
 
     def __str__(self) -> str:
         text = self.formatted().to_string(index=not isinstance(self.frame.index, pd.RangeIndex))
@@ -102,10 +126,11 @@ class Table:
 
 def table(
     frame: pd.DataFrame, caption: str = "", kinds: Mapping[str, str] | None = None,
-    recomputes: Mapping[str, pd.DataFrame] | None = None,
+    recomputes: Mapping[str, pd.DataFrame] | None = None, *,
+    digits: int | Mapping[str, int] | None = None, missing: str = NOT_RUN,
 ) -> Table:  # fmt: skip
     """Show `frame` with the book's number formats; see `Table` and `format_number`."""
-    return Table(frame, caption, dict(kinds or {}), dict(recomputes or {}))
+    return Table(frame, caption, dict(kinds or {}), dict(recomputes or {}), digits, missing)
 
 
 def summarise(

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from semid_lib.reports import Table
-from semid_lib.runs.pipeline import Work, count_parameters, networks
+from semid_lib.runs.pipeline import Work
 from semid_lib.runs.provenance import device_name, peak_memory
+from semid_lib.runs.stages import RUN, count_parameters, keep_vectors, networks
 
 _LONG = 20.0  # seconds in steps after which even fewer steps will do
 
 
-def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **settings) -> Table:
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a run would cost; `reports.table(frame, caption, kinds)` shows it.
+
+    Attributes:
+        frame: one row a stage, the last one all of them: parameters, steps of all epochs, seconds
+            a step and in all, peak memory of this process so far. Empty text where a number means
+            nothing.
+        caption: the run, its device and how it was measured.
+        kinds: column -> a kind of `reports.format_number`.
+    """
+
+    frame: pd.DataFrame
+    caption: str
+    kinds: dict[str, str]
+
+
+def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **settings) -> Estimate:
     """Estimate a run's parameters, time and memory without doing it.
 
     Builds every model, takes a few real steps of each training (the first, which warm up, are left
@@ -27,8 +45,7 @@ def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **setting
         users: how many users to rank.
 
     Returns:
-        One row a stage: parameters, steps of all epochs, seconds a step and in all, peak memory of
-        this process so far. Early stopping only shortens the times.
+        The `Estimate`. Early stopping only shortens its times.
 
     Cost: seconds on a GPU, up to minutes on a CPU in the paper profile.
     """
@@ -44,7 +61,7 @@ def estimate(system: str, dataset, *, steps: int = 3, users: int = 64, **setting
     )
     kinds = {"parameters": "count", "steps": "count", "step": "seconds", "time": "seconds"}
     cells = frame.reset_index(drop=True).astype(object).fillna("")  # what means nothing is empty
-    return Table(cells, caption, {**kinds, "memory": "bytes"})
+    return Estimate(cells, caption, {**kinds, "memory": "bytes"})
 
 
 def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
@@ -61,8 +78,8 @@ def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
         if hasattr(estimator, "_see"):
             estimator._see(work.split)  # hardly trained, yet it knows the catalogue
     rows = [{**row, "parameters": count_parameters(estimator)}]
-    if role == "encoder":
-        work.keep_vectors(estimator)  # for the next stage
+    if role == "encoder" and measured is not None:
+        keep_vectors(work, estimator)  # for the next stage
         began = time.perf_counter()
         getattr(estimator, "metrics" if hasattr(estimator, "metrics") else "_validate")(work.split)
         seconds = estimator.epochs * (time.perf_counter() - began)
@@ -80,7 +97,7 @@ def _first_steps(work: Work, role: str, steps: int) -> tuple[float, int] | None:
     while not marks or (marks[-1].step < steps and marks[-1].seconds < _LONG):
         work.deadline = time.monotonic() + allowance
         try:
-            getattr(work, f"run_{role}")()
+            RUN[role](work)
             return None
         except TrainingPaused as pause:
             marks += [pause] * (pause.step > 0)

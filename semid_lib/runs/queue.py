@@ -1,7 +1,7 @@
 """The runs that the book's tables wait for, and the runner that works them off.
 
-`semid queue run` (or `python -m semid_lib.runs.queue run`, which needs no typer) starts several
-processes, stops inside its budget, and goes on from the checkpoints the next time.
+`semid queue run` (or `run_queue`, which needs no typer) starts several processes, stops inside its
+budget, and goes on from the checkpoints the next time. `queue_list` names the runs.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
 from semid_lib.compute.signals import end_with_parent, handling, pausing
 from semid_lib.errors import InputError, RecordError, SemidError
+from semid_lib.runs import queue_list
 from semid_lib.runs.locks import BusyError, locked
-from semid_lib.runs.pipeline import run, runs_folder
+from semid_lib.runs.pipeline import run
+from semid_lib.runs.queue_list import Row
 from semid_lib.runs.records import (
     CODES,
     is_smaller,
@@ -33,8 +34,9 @@ from semid_lib.runs.records import (
     run_name,
     write_record,
 )
+from semid_lib.runs.workspace import runs_folder
 from semid_lib.storage import write_atomic
-from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
+from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS, sweep_of
 
 #: Exit codes of a worker besides 0 (done), 1 (bug) and 2 (error in words). LATER: another process
 #: trains the encoder, or works in the same folder.
@@ -83,58 +85,76 @@ class Entry:
         return runs_folder() / f"{self.name}.waits"
 
 
-_FILE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 #: Steps of a learnt tokenizer in a run that ends with its codes: a minute or two of a CPU's core;
-#: in R3-VAE's sweep of temperatures and top-K, its variants "t...", a quarter of that.
+#: in R3-VAE's sweep of temperatures and top-K a quarter of that.
 _CODES_STEPS, _SWEEP_STEPS = 2000, 500
 
 
 def _systems(names: str) -> list[str]:
-    """The systems that the file names, groups taken apart."""
+    """The systems that a row names, groups taken apart."""
     groups = {"floors": FLOORS, "tokenizers": TOKENIZERS}
     return [system for name in names.split() for system in groups.get(name, [name])]
 
 
-_MINUTES = {name: guess for names, guess in _FILE["minutes"].items() for name in _systems(names)}
-
-
 def entries() -> list[Entry]:
-    """List every run of the queue, most informative first, as `queue.toml` says."""
-    return [entry for row in _FILE["runs"] for entry in _row(**row)]
+    """List every run of the queue, most informative first."""
+    return [entry for row in queue_list.RUNS for entry in _row(row)]
 
 
-def _row(systems, datasets, variants="default", seeds=(0,), profile="paper", minutes=None):
-    """The entries that one row of the file stands for."""
-    for seed, dataset, system in product(seeds, datasets.split(), _systems(systems)):
-        guess = minutes or _MINUTES[system][profile] * _FILE["longer"].get(dataset, 1)
-        known, named = ["default", *SYSTEMS[system].variants], []
-        for name in variants.split():
-            named += fnmatch.filter(known, name) if "*" in name else [name]
-        for variant in dict.fromkeys(named):
-            yield Entry(system, dataset, seed, variant, guess, profile)
+def _row(row: Row) -> Iterator[Entry]:
+    """The entries that one row of the list stands for."""
+    for seed, dataset, system in product(row.seeds, row.datasets.split(), _systems(row.systems)):
+        guess = row.minutes or _guess(system, dataset, row.profile)
+        for variant in _variants(row, system):
+            yield Entry(system, dataset, seed, variant, guess, row.profile)
+
+
+def _guess(system: str, dataset: str, profile: str) -> float:
+    """Minutes of a run, as the tables of the list say."""
+    name = "tokenizers" if system in TOKENIZERS else system
+    return queue_list.MINUTES[name][profile] * queue_list.LONGER.get(dataset, 1)
+
+
+def _variants(row: Row, system: str) -> list[str]:
+    """The variants of a system that a row names, each once."""
+    known = SYSTEMS[system].variants
+    wanted = row.variants or ("" if row.sweeps else "default")
+    named = []
+    for name in wanted.split():
+        named += fnmatch.filter(["default", *known], name) if "*" in name else [name]
+    for sweep in row.sweeps.split():
+        named += [name for name, variant in known.items() if variant.sweep == sweep]
+    return list(dict.fromkeys(named))
 
 
 def code_entries() -> list[Entry]:
     """Those of `entries` that make codes of their own, as runs that end with them.
 
     Learnt tokenizers of the paper profile have a smaller budget there, but for those that the
-    file lists as `whole_codes`: they come first.
+    list has as `WHOLE_CODES`: they come first.
     """
+    whole = [replace(e, codes=True) for row in queue_list.WHOLE_CODES for e in _row(row)]
+    return whole + [_short(entry) for entry in entries() if _has_own_codes(entry)]
 
-    def own(entry):
-        system = SYSTEMS[entry.system]
-        varied = system.variants.get(entry.variant, {"quantizer": {}})
-        return "quantizer" in system.stages and not varied.keys() <= {"recommender", "codes"}
 
-    def short(entry):
-        cut = {}
-        if "steps" in SYSTEMS[entry.system].paper["quantizer"] and entry.profile == "paper":
-            steps = _SWEEP_STEPS if re.match(r"t\d", entry.variant) else _CODES_STEPS
-            cut = {"quantizer": {"steps": steps, "batch_size": 512}}
-        return replace(entry, codes=True, minutes=min(entry.minutes, 5), overrides=cut)
+def _has_own_codes(entry: Entry) -> bool:
+    """Whether its codes are not those of the system's default."""
+    system = SYSTEMS[entry.system]
+    if system.quantizer is None or entry.variant == "default":
+        return system.quantizer is not None
+    variant = system.variants[entry.variant]
+    changed = {"encoder", "quantizer"} & {*variant.settings, *variant.stages}
+    return bool(changed) or variant.checkpoint is not None or variant.centred
 
-    whole = [replace(e, codes=True) for row in _FILE["whole_codes"] for e in _row(**row)]
-    return whole + [short(entry) for entry in entries() if own(entry)]
+
+def _short(entry: Entry) -> Entry:
+    """The entry as a run that ends with its codes, a learnt tokenizer's with fewer steps."""
+    cut = {}
+    if "steps" in SYSTEMS[entry.system].paper["quantizer"] and entry.profile == "paper":
+        swept = sweep_of(entry.system, entry.variant) == "temperature"
+        steps = _SWEEP_STEPS if swept else _CODES_STEPS
+        cut = {"quantizer": {"steps": steps, "batch_size": 512}}
+    return replace(entry, codes=True, minutes=min(entry.minutes, 5), overrides=cut)
 
 
 def select(only: str | None = None, codes: bool = False) -> list[Entry]:
@@ -195,7 +215,7 @@ def work(entry: Entry, *, until: float = math.inf, device: str = "auto") -> int:
     """Run one entry in this process and leave its record; return the exit code.
 
     At `until`, a value of `time.monotonic()`, it has stopped and written its checkpoint, and so it
-    does at a signal that ends processes (`runtime.pausing`).
+    does at a signal that ends processes (`signals.pausing`).
     """
     with pausing(until - time.monotonic()) as deadline:
         return _work(entry, deadline, device)
@@ -310,7 +330,7 @@ class _Runner:
     def start(self, entry: Entry) -> None:
         log = runs_folder() / f"{entry.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [*WORKER, "work", entry.name, "--device", self.device]
+        command = [*WORKER, entry.name, "--device", self.device]
         command += ["--until", repr(self.soft), "--parent", str(os.getpid())]
         command += ["--codes"] * entry.codes
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
@@ -354,34 +374,17 @@ class _Runner:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, list or work on entries with nothing but the standard library for the command line."""
-    parser = argparse.ArgumentParser(prog="python -m semid_lib.runs.queue", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="show every entry and its state")
-    running = commands.add_parser("run", help="run the entries without a record")
-    running.add_argument("--jobs", type=int, default=1)
-    running.add_argument("--budget", type=parse_duration)
-    working = commands.add_parser("work", help="run one entry in this process")
-    working.add_argument("name")
-    working.add_argument("--until", type=float, default=math.inf)
-    working.add_argument("--parent", type=int, help="the process to end with")
-    for command in (running, working):
-        command.add_argument("--device", default="auto")
-    for command in (commands.choices["list"], running):
-        command.add_argument("--only")
-    for command in commands.choices.values():
-        command.add_argument("--codes", action="store_true", help="end with the codes")
+    """The worker's command line: run one entry in this process and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m semid_lib.runs.queue")
+    parser.add_argument("name", help="of an entry")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--until", type=float, default=math.inf)
+    parser.add_argument("--parent", type=int, help="the process to end with")
+    parser.add_argument("--codes", action="store_true", help="end with the codes")
     options = parser.parse_args(argv)
+    known = code_entries() if options.codes else entries()
+    chosen = [entry for entry in known if entry.name == options.name]
     try:
-        if options.command == "list":
-            for entry in select(options.only, options.codes):
-                print(f"{entry.name:45s} {state(entry):8s} {minutes(entry)[0]:6.1f} min")
-            return 0
-        if options.command == "run":
-            wanted = (options.jobs, options.budget, options.device, options.only)
-            return int(not run_queue(*wanted, codes=options.codes))
-        known = code_entries() if options.codes else entries()
-        chosen = [entry for entry in known if entry.name == options.name]
         if not chosen:
             raise InputError(f"no queue entry is named {options.name!r}")
         with handling(signal.default_int_handler):
@@ -389,7 +392,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 end_with_parent(options.parent)
             return work(chosen[0], until=options.until, device=options.device)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
         return PAUSED
     except SemidError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -9,17 +9,20 @@ import re
 import tempfile
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
 from semid_lib.environment import CHECKOUT, PACKAGE
 from semid_lib.errors import RecordError
 from semid_lib.storage import sealed, unsealed, write_json, writing
+from semid_lib.systems import ROLES, Cut, sentences
+from semid_lib.systems.cuts import KINDS
 
 CUTOFFS = (5, 10, 20)
 METRICS = tuple(f"{m}@{k}" for m in ("recall", "ndcg") for k in CUTOFFS) + ("mrr",)
-SMALLER = "settings: "  # how the cut of a run with a smaller budget than its preset's begins
 CODES = "codes"  # sub-folder of the records of runs that ended with their codes
 #: What every record holds, nested keys joined by dots.
 RECORD_KEYS = (
@@ -33,6 +36,33 @@ CODE_KEYS = (
     *(key for key in RECORD_KEYS if not key.startswith(("metrics.", "intervals"))),
 )  # fmt: skip
 _OWN = Path(".semid") / "results"  # of a user without a checkout
+
+
+class Record(TypedDict):
+    """What the JSON file of a finished run holds; `check_record` says what must be there.
+
+    `cut` are the sentences of what differs from the paper, `cuts` the same as fields of `Cut`.
+    Records of before have no `cuts`: `cuts_of` reads both.
+    """
+
+    system: str
+    variant: str
+    dataset: str
+    dataset_sha256: str
+    profile: str
+    seed: int
+    metrics: NotRequired[dict[str, dict[str, float]]]
+    intervals: NotRequired[dict[str, dict[str, list[float]]]]
+    diagnostics: dict[str, Any]
+    cost: dict[str, Any]
+    config: dict[str, Any]
+    cut: list[str]
+    cuts: NotRequired[list[dict[str, str | None]]]
+    device: str
+    versions: dict[str, str]
+    commit: str
+    curve: dict[str, list[dict]]
+    until: NotRequired[str]
 
 
 def slug(text: str) -> str:
@@ -85,6 +115,8 @@ def check_writable(folder: Path) -> None:
 def check_record(record: Mapping, where: str = "record") -> None:
     """Raise RecordError if a key is missing, a name is no plain text, or a metric not in 0..1.
 
+    Nor may `cuts`, where it is there, say anything else than `cut`.
+
     The keys are `RECORD_KEYS`, or `CODE_KEYS` for a record that says how far it went ("until").
     """
     if not isinstance(record, Mapping):
@@ -101,6 +133,16 @@ def check_record(record: Mapping, where: str = "record") -> None:
             )
         if key.startswith("metrics.") and not (isinstance(value, int | float) and 0 <= value <= 1):
             raise RecordError(f"{where} has {key} = {value!r}, which is not a number in 0..1")
+    if "cuts" in record and not _cuts_agree(record):
+        raise RecordError(f"{where} has other cuts than its sentences say: was it edited?")
+
+
+def _cuts_agree(record: Mapping) -> bool:
+    """Whether the two forms of what a run leaves out say the same."""
+    try:
+        return sentences(cuts_of(record)) == list(record["cut"])
+    except (TypeError, KeyError):  # not the fields of cuts
+        return False
 
 
 def is_name(value) -> bool:
@@ -144,7 +186,7 @@ def _read_json(path: Path):
         ) from error
 
 
-def load_record(path: str | Path) -> dict:
+def load_record(path: str | Path) -> Record:
     """Read and check one record.
 
     Raises RecordError, naming the file, if it is not a whole one, or not the one that was written.
@@ -158,7 +200,7 @@ def load_record(path: str | Path) -> dict:
     return record
 
 
-def load_records(folder: str | Path | None = None, *, smaller=False, **wanted) -> list[dict]:
+def load_records(folder: str | Path | None = None, *, smaller=False, **wanted) -> list[Record]:
     """Read all records, sorted by name, of a folder (default: `records_folder()`).
 
     Args:
@@ -180,10 +222,44 @@ def load_records(folder: str | Path | None = None, *, smaller=False, **wanted) -
     return [r for r in records if smaller or not is_smaller(r)]
 
 
+def cut_keys(cuts) -> dict[str, list]:
+    """What a record holds of a plan's `Cut`s: `cut`, to be read, and `cuts`, their fields."""
+    return {"cut": sentences(cuts), "cuts": [asdict(cut) for cut in cuts]}
+
+
+def cuts_of(record: Mapping) -> list[Cut]:
+    """What a run leaves out of its paper, typed; of a record of before read from its sentences."""
+    if "cuts" in record:
+        return [Cut(**fields) for fields in record["cuts"]]
+    return [cut for sentence in record["cut"] for cut in read_cut(sentence)]
+
+
+def read_cut(sentence: str) -> list[Cut]:
+    """Read a sentence of a record's `cut`: one `Cut`, or one for each of its settings."""
+    roles = "|".join(ROLES)
+    for kind, start in KINDS.items():
+        if start and sentence.startswith(start):
+            rest = sentence.removeprefix(start)
+            if kind != "setting":
+                return [Cut(kind, note=rest)]
+            return [_read_setting(part) for part in re.split(rf", (?=(?:{roles}) )", rest)]
+    match = re.fullmatch(rf"({roles}): (.*)", sentence)
+    return [Cut("method", match[1], note=match[2]) if match else Cut("method", note=sentence)]
+
+
+def _read_setting(text: str) -> Cut:
+    """Read `recommender epochs 5 (paper 500)`, or `encoder ALS (paper TextEncoder)`."""
+    match = re.fullmatch(r"(\w+) (\S+)(?: (.*?))??(?: \(paper (.*)\))?", text)
+    stage, name, value, paper = match.groups()
+    if value is None:
+        return Cut("setting", stage, "class", ours=name, paper=paper)
+    return Cut("setting", stage, name, ours=value, paper=paper)
+
+
 def is_smaller(record: Mapping) -> bool:
     """Whether a whole run of the paper profile had a smaller budget than its preset: it says so."""
     whole = record["profile"] == "paper" and "until" not in record
-    return whole and any(text.startswith(SMALLER) for text in record["cut"])
+    return whole and any(cut.kind == "setting" for cut in cuts_of(record))
 
 
 def code_records(
@@ -226,7 +302,7 @@ def code_records(
 
 
 def click_records(folder: str | Path | None = None) -> pd.DataFrame:
-    """Collect the recorded click models (chapter 08), made by `scripts/clicks.py`.
+    """Collect the recorded click models (chapter 08), made by `semid clicks`.
 
     Returns:
         One row a run, sorted by file name: `tokenizer`, `vectors`, `form`, `seed`, `dataset`,

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2Model
 
 from harness import Job, measure, require, store
+from semid_lib.codes import SemanticIds
 from semid_lib.compute.memory import keep_memory
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.evaluation import evaluate
 from semid_lib.recommenders import RPG, ACERec
-from semid_lib.runs import Work
+from semid_lib.runs import Work, stages
 
 DIGITS, CODES, ITEMS, USERS, BATCHES = 32, 256, 50, 32, 6
 GPT2 = dict(n_embd=448, n_layer=2, n_head=4, n_inner=1024, n_positions=ITEMS, resid_pdrop=0.0)
@@ -31,7 +32,7 @@ def fresh(kind, **settings):
     torch.manual_seed(0)
     model = kind(max_history=ITEMS, device="cpu", **settings)
     codes = np.random.default_rng(0).integers(0, CODES, (split().num_items, DIGITS))
-    model._build(codes, [CODES] * DIGITS)
+    model._build(SemanticIds(codes, [CODES] * DIGITS))
     for name, parameter in model.network_.named_parameters():
         if "norm" not in name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -229,7 +230,7 @@ def trained(system, dataset):
     work = Work(system, dataset, profile="paper", overrides=overrides, device="cpu")
     work.stage("encoder", work.run_encoder)
     work.stage("quantizer", work.run_quantizer)
-    return work.fitted_recommender()
+    return stages.fitted_recommender(work)
 
 
 def test_decoding():

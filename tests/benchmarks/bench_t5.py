@@ -16,6 +16,7 @@ import torch
 from harness import DEVICE, Job, machine, measure, require
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, load_dataset
+from semid_lib.networks import Decoding
 from semid_lib.recommenders.decoding.beam import beam_search
 from tests.parity.test_t5_hf import pair as pair_on_cpu
 from tests.parity.test_t5_hf import translate
@@ -117,7 +118,7 @@ def search(model, tokens, size=64):
     """Our beam search, as `generate`; probabilities over the whole vocabulary, as there."""
     trie = catalogue().trie
     found = [
-        beam_search(model, *model.encode(block), trie, BEAMS, normalize="vocabulary")
+        beam_search(Decoding(model, *model.encode(block), "vocabulary"), trie, BEAMS)
         for block in tokens.split(size)
     ]
     leaves, scores = (torch.cat(parts).cpu().numpy() for parts in zip(*found))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy, multivariate_normal
 from sklearn.metrics import r2_score
 
+from semid_lib import plain
 from semid_lib.codes import SemanticIds
 from semid_lib.diagnostics import (
     code_means,
@@ -359,31 +360,11 @@ def test_settings_out_of_range():
 # ------------------------------------------------------------------ SC and PD of R3-VAE
 
 
-def cos(a, b):
-    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
-
-
-def cohesion_by_pairs(Z, rows):
-    """Eq. 8 and 9, pair by pair."""
-    found = []
-    for items in groups_of(rows):
-        if len(items) > 1:
-            pairs = [cos(Z[i], Z[j]) for i in items for j in items if i != j]
-            found.append(np.mean(pairs))
-    return np.mean(found) if found else np.nan
-
-
-def discrimination_by_pairs(P, t=2.0):
-    """Eq. 10, pair by pair."""
-    pairs = [np.exp(-t * (1 - cos(P[a], P[b]))) for a in range(len(P)) for b in range(a)]
-    return np.log(np.mean(pairs))
-
-
 @given(coded_vectors())
 @settings(max_examples=60, deadline=None)
 def test_cohesion_equals_its_pairs(case):
     Z, rows = case
-    expected = cohesion_by_pairs(Z, rows)
+    expected = plain.semantic_cohesion(Z, rows)
     assert semantic_cohesion(Z, rows) == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
@@ -403,7 +384,7 @@ def test_cohesion_does_not_depend_on_chunks(monkeypatch):
     rng = np.random.default_rng(5)
     Z, rows = rng.normal(size=(60, 3)).astype(np.float32), rng.integers(0, 2, size=(60, 2))
     rows[:25] = 0  # one ID over several chunks
-    expected = cohesion_by_pairs(Z.astype(np.float64), rows)
+    expected = plain.semantic_cohesion(Z.astype(np.float64), rows)
     for chunk in (1, 7, 1000):
         monkeypatch.setattr("semid_lib.diagnostics.geometry.CHUNK", chunk)
         assert semantic_cohesion(Z, rows) == pytest.approx(expected, abs=1e-6)
@@ -414,12 +395,12 @@ def test_discrimination_equals_its_pairs(monkeypatch, rows_at_once):
     monkeypatch.setattr("semid_lib.diagnostics.geometry.KERNEL_ROWS", rows_at_once)
     rng = np.random.default_rng(6)
     books = [rng.normal(size=(m, 4)) + 0.5 for m in (12, 2, 7)]
-    expected = [discrimination_by_pairs(book) for book in books]
+    expected = [plain.preference_discrimination(book) for book in books]
     assert preference_discrimination(books, per_level=True) == pytest.approx(expected)
     assert preference_discrimination(books) == pytest.approx(np.mean(expected))
     assert preference_discrimination(books[0]) == pytest.approx(expected[0])
     assert preference_discrimination(books[2], t=0.3) == pytest.approx(
-        discrimination_by_pairs(books[2], 0.3)
+        plain.preference_discrimination(books[2], 0.3)
     )
 
 
@@ -442,7 +423,9 @@ def test_discrimination_of_used_codewords_and_of_means():
     book = np.array([[1.0, 0], [0, 1], [1, 1], [0, 0]])
     codes = np.array([[0], [1], [1], [3]])  # codeword 2 is unused, 3 has no direction
     assert preference_discrimination([book], codes) == pytest.approx(-2)
-    assert preference_discrimination(book) == pytest.approx(discrimination_by_pairs(book[:3]))
+    assert preference_discrimination(book) == pytest.approx(
+        plain.preference_discrimination(book[:3])
+    )
     assert np.isnan(preference_discrimination(book[[0, 3]]))
     with pytest.raises(CodesError, match="codes up to"):
         preference_discrimination([book], [[4]])

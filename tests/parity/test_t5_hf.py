@@ -6,7 +6,7 @@ import torch
 
 from semid_lib.codes import SemanticIds
 from semid_lib.compute import products
-from semid_lib.networks import T5, t5_fused
+from semid_lib.networks import T5, Decoding, t5_fused
 from semid_lib.recommenders.decoding.beam import beam_search
 
 transformers = pytest.importorskip("transformers", reason="transformers is a test dependency")
@@ -144,9 +144,8 @@ def test_beams_equal_generate():
         prefix_allowed_tokens_fn=lambda _, tokens: sorted(following[tuple(tokens.tolist()[1:])]),
     )  # fmt: skip
     with torch.no_grad():
-        leaves, scores = beam_search(
-            ours, *ours.encode(histories), sids.trie, 50, normalize="vocabulary"
-        )
+        decoder = Decoding(ours, *ours.encode(histories), normalize="vocabulary")
+        leaves, scores = beam_search(decoder, sids.trie, 50)
     items = sids.trie.leaf_items[sids.trie.leaf_ptr[leaves.numpy()]]
     item_of = {tuple(tokens): item for item, tokens in enumerate(sids.tokens.tolist())}
     wanted = [item_of[tuple(tokens)] for tokens in found.sequences[:, 1:].tolist()]

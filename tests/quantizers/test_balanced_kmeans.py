@@ -6,12 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
-from semid_lib.compute import transport, transport_torch
+from semid_lib import plain
+from semid_lib.compute import transport
 from semid_lib.errors import InputError
 from semid_lib.quantizers import BalancedKMeans
 from semid_lib.quantizers.balanced_kmeans import Gram, Rows, _spread, lloyd
@@ -26,50 +25,33 @@ def tiles(cost, width=32):
     return np.ascontiguousarray(filled.reshape(-1, width, k).transpose(0, 2, 1))
 
 
-def numba_balance(cost, price):
+def balance(cost, price):
     label = np.empty(len(cost), np.int64)
     transport.balance(tiles(cost), price, label)
     return label
 
 
-def torch_balance(cost, price):
-    return transport_torch.balance(torch.from_numpy(cost.copy()), price).numpy()
+def total(cost, labels):
+    return cost[np.arange(len(cost)), labels].sum()
 
 
-BALANCES = pytest.mark.parametrize("balance", [numba_balance, torch_balance])
-
-
-def slot_optimum(cost):
-    """Least cost by scipy: floor(n/k) slots a cluster, one extra slot each, k - n mod k of which
-    must go to dummies that no mandatory slot takes."""
-    n, k = cost.shape
-    base, extras = divmod(n, k)
-    slots = np.repeat(cost, base, axis=1)
-    if extras:
-        dummies = np.repeat([[1e9, 0.0]], [base * k, k], axis=1).repeat(k - extras, axis=0)
-        slots = np.vstack([np.hstack([slots, cost]), dummies])
-    rows, cols = linear_sum_assignment(slots)
-    return slots[rows, cols].sum()
-
-
-def assert_optimal(cost, price, balance):
+def assert_optimal(cost, price):
     n, k = cost.shape
     label = balance(cost, price)
     sizes = np.bincount(label, minlength=k)
     assert sorted(sizes)[: k - n % k] == [n // k] * (k - n % k)
     assert sorted(sizes)[k - n % k :] == [n // k + 1] * (n % k)
-    got = cost[np.arange(n), label].sum()
-    assert got == pytest.approx(slot_optimum(cost), rel=1e-9, abs=1e-9)
+    least = total(cost, plain.balanced_assignment(cost))
+    assert total(cost, label) == pytest.approx(least, rel=1e-9, abs=1e-9)
     # the prices prove it: every point sits where cost + price is least
     reduced = cost + price
     assert (reduced[np.arange(n), label] <= reduced.min(1) + 1e-9).all()
 
 
-@BALANCES
 @pytest.mark.parametrize("case", ["smooth", "grid", "duplicates", "constant"])
-def test_assignment_costs_what_scipys_costs(balance, case):
+def test_assignment_costs_what_scipys_costs(case):
     rng = np.random.default_rng(0)
-    for _ in range(60 if balance is numba_balance else 15):
+    for _ in range(60):
         k = int(rng.integers(1, 9))
         n = int(rng.integers(k, 60))
         cost = rng.normal(size=(n, k)) ** 2
@@ -79,16 +61,15 @@ def test_assignment_costs_what_scipys_costs(balance, case):
             cost = cost[rng.integers(0, max(1, n // 4), size=n)]
         if case == "constant":
             cost[:] = 1.0
-        assert_optimal(cost, np.zeros(k), balance)
-        assert_optimal(cost, rng.normal(size=k), balance)  # any start of the prices is right
+        assert_optimal(cost, np.zeros(k))
+        assert_optimal(cost, rng.normal(size=k))  # any start of the prices is right
 
 
-@BALANCES
 @pytest.mark.parametrize("n, k", [(7, 7), (1, 1), (30, 1), (31, 5), (300, 7), (203, 40)])
-def test_assignment_at_the_edges(balance, n, k):
+def test_assignment_at_the_edges(n, k):
     points = np.random.default_rng(n).normal(size=(n + k, 3))
     cost = ((points[:n, None] - points[n:]) ** 2).sum(-1)
-    assert_optimal(cost, np.zeros(k), balance)
+    assert_optimal(cost, np.zeros(k))
 
 
 @settings(max_examples=120, deadline=None)
@@ -97,7 +78,7 @@ def test_assignment_is_exact_property(data, k, seed):
     n = data.draw(st.integers(k, 25))
     entries = data.draw(st.sampled_from([2, 5, 1000]))
     cost = np.random.default_rng(seed).integers(0, entries, size=(n, k)).astype(float)
-    assert_optimal(cost, np.zeros(k), numba_balance)
+    assert_optimal(cost, np.zeros(k))
 
 
 @pytest.mark.parametrize("case", ["smooth", "lopsided", "duplicates", "far price"])
@@ -113,7 +94,7 @@ def test_many_points_a_cluster_are_assigned_exactly(case):
         points = points[rng.integers(20, size=n)]
     if case == "far price":
         price = np.array([0.0, 1e3, -1e3, 1e6])
-    assert_optimal(((points[:, None] - centres) ** 2).sum(-1), price, numba_balance)
+    assert_optimal(((points[:, None] - centres) ** 2).sum(-1), price)
 
 
 def test_a_repair_that_needs_points_out_of_reach_is_made_again(monkeypatch):
@@ -123,7 +104,7 @@ def test_a_repair_that_needs_points_out_of_reach_is_made_again(monkeypatch):
     x = np.concatenate([x, x[-3:] + 0.01])  # the last cluster holds three too many
     cost = (x[:, None] - 10.0 * np.arange(4)) ** 2
     cost[:300, 0] -= rng.uniform(0, 50, 300)
-    assert_optimal(cost, np.zeros(4), numba_balance)
+    assert_optimal(cost, np.zeros(4))
     looked_at, repair = [], transport._repair
 
     def watched(table, *arguments):
@@ -134,7 +115,7 @@ def test_a_repair_that_needs_points_out_of_reach_is_made_again(monkeypatch):
     label = np.empty(1203, np.int64)
     transport.balance.py_func(tiles(cost), np.zeros(4), label)
     assert len(looked_at) == 2 and looked_at[0] < 200 and looked_at[1] == 1203
-    assert (label == numba_balance(cost, np.zeros(4))).all()
+    assert (label == balance(cost, np.zeros(4))).all()
 
 
 def test_crowded_start_far_from_balance_is_exact():
@@ -142,40 +123,48 @@ def test_crowded_start_far_from_balance_is_exact():
     rng = np.random.default_rng(3)
     points = rng.normal(size=(600, 2))
     centres = np.vstack([np.zeros(2), 4 + rng.normal(size=(5, 2))])
-    assert_optimal(((points[:, None] - centres) ** 2).sum(-1), np.zeros(6), numba_balance)
+    assert_optimal(((points[:, None] - centres) ** 2).sum(-1), np.zeros(6))
 
 
 def test_the_choice_of_extra_places_is_part_of_the_optimum():
     """Five points, two clusters: the larger cluster must be the one with three near points."""
     X = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
-    for backend in ("numba", "torch"):
-        model = BalancedKMeans(2, init=[[5.05], [0.1]], backend=backend).fit(X)
-        assert model.labels_.tolist() == [1, 1, 1, 0, 0]
-        assert model.cluster_centers_[:, 0] == pytest.approx([5.05, 0.1])
-        assert model.inertia_ == pytest.approx(0.025)
+    model = BalancedKMeans(2, init=[[5.05], [0.1]]).fit(X)
+    assert model.labels_.tolist() == [1, 1, 1, 0, 0]
+    assert model.cluster_centers_[:, 0] == pytest.approx([5.05, 0.1])
+    assert model.inertia_ == pytest.approx(0.025)
 
 
-def test_backends_agree_and_means_are_means():
+def test_means_are_means():
     X = np.random.default_rng(0).normal(size=(211, 12)) + 100
-    fits = [BalancedKMeans(9, backend=backend).fit(X) for backend in ("numba", "torch")]
-    for model in fits:
-        for j in range(9):
-            members = X[model.labels_ == j]
-            assert model.cluster_centers_[j] == pytest.approx(members.mean(0))
-        inertia = ((X - model.cluster_centers_[model.labels_]) ** 2).sum()
-        assert model.inertia_ == pytest.approx(inertia)
-        assert sorted(set(model.sizes_)) == [23, 24]
-        assert model.prices_.mean() == pytest.approx(0, abs=1e-9)
-    assert (fits[0].labels_ == fits[1].labels_).all()
+    model = BalancedKMeans(9).fit(X)
+    for j in range(9):
+        members = X[model.labels_ == j]
+        assert model.cluster_centers_[j] == pytest.approx(members.mean(0))
+    inertia = ((X - model.cluster_centers_[model.labels_]) ** 2).sum()
+    assert model.inertia_ == pytest.approx(inertia)
+    assert sorted(set(model.sizes_)) == [23, 24]
+    assert model.prices_.mean() == pytest.approx(0, abs=1e-9)
 
 
-def test_one_step_is_the_optimal_assignment_to_the_given_centres():
-    X = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+@pytest.mark.parametrize("dtype, rel", [(np.float64, 1e-9), (np.float32, 1e-6)])
+def test_one_step_is_the_optimal_assignment_to_the_given_centres(dtype, rel):
+    X = np.random.default_rng(1).normal(size=(50, 3)).astype(dtype)
     centres = X[:7]
     cost = ((X[:, None].astype(float) - centres) ** 2).sum(-1)
-    for backend in ("numba", "torch"):
-        labels = BalancedKMeans(7, max_iter=1, init=centres, backend=backend).fit(X).labels_
-        assert cost[np.arange(50), labels].sum() == pytest.approx(slot_optimum(cost), rel=1e-6)
+    labels = BalancedKMeans(7, max_iter=1, init=centres).fit(X).labels_
+    least = total(cost, plain.balanced_assignment(cost))
+    assert total(cost, labels) == pytest.approx(least, rel=rel)
+
+
+@pytest.mark.parametrize("n, k", [(50, 7), (60, 4), (211, 9)])
+def test_steps_are_those_of_the_plain_twin(n, k):
+    X = np.random.default_rng(n).normal(size=(n, 5))
+    for steps in (1, 2, 6):
+        labels, means = plain.balanced_kmeans(X, X[:k], steps)
+        model = BalancedKMeans(k, max_iter=steps, init=X[:k]).fit(X)
+        assert (model.labels_ == labels).all()
+        assert model.cluster_centers_ == pytest.approx(means)
 
 
 def test_gram_and_rows_walk_the_same_way():
@@ -206,8 +195,7 @@ def test_the_result_is_a_fixed_point_and_beats_a_random_balanced_split():
     assert (score[np.arange(120), model.labels_] <= score.min(1) + 1e-9).all()
     sure = np.diff(np.sort(score, axis=1)[:, :2])[:, 0] > 1e-9
     assert sure.mean() > 0.9 and (model.predict(X) == model.labels_)[sure].all()
-    total = ((X - X.mean(0)) ** 2).sum()
-    assert model.inertia_ < 0.8 * total
+    assert model.inertia_ < 0.8 * ((X - X.mean(0)) ** 2).sum()
 
 
 def test_planted_equal_clusters_are_found():
@@ -218,7 +206,7 @@ def test_planted_equal_clusters_are_found():
     assert len(set(zip(truth, labels))) == 6
 
 
-@pytest.mark.parametrize("space", [Rows, Gram, lambda Z: transport_torch.TorchRows(Z, "cpu")])
+@pytest.mark.parametrize("space", [Rows, Gram])
 def test_start_follows_the_d2_law(space):
     """Three points 0, 1, 10: the law of the chosen pair is worked out by hand."""
     space = space(np.array([[0.0], [1.0], [10.0]]))
@@ -248,14 +236,13 @@ def test_batched_proposals_keep_the_law_of_one_at_a_time():
     assert abs(np.mean(a) - np.mean(b)) < 4 * np.hypot(np.std(a), np.std(b)) / np.sqrt(600)
 
 
-@pytest.mark.parametrize("backend", ["numba", "torch"])
-def test_duplicates_and_more_clusters_than_distinct_points(backend):
+def test_duplicates_and_more_clusters_than_distinct_points():
     X = np.repeat(np.eye(3), [4, 4, 3], axis=0)
-    model = BalancedKMeans(5, backend=backend).fit(X)
+    model = BalancedKMeans(5).fit(X)
     assert sorted(model.sizes_) == [2, 2, 2, 2, 3]
-    model = BalancedKMeans(11, backend=backend).fit(X)  # n == k
+    model = BalancedKMeans(11).fit(X)  # n == k
     assert (model.sizes_ == 1).all() and model.inertia_ == pytest.approx(0, abs=1e-12)
-    assert BalancedKMeans(1, backend=backend).fit(X).sizes_.tolist() == [11]
+    assert BalancedKMeans(1).fit(X).sizes_.tolist() == [11]
 
 
 def test_far_from_the_origin_the_labels_are_the_same():
@@ -311,14 +298,6 @@ def test_seeds_differ_and_repeat():
     assert (a == b).all() and (a != c).any()
 
 
-def test_without_numba_the_torch_path_is_taken(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr("semid_lib.quantizers.balanced_kmeans.find_spec", lambda name: None)
-    monkeypatch.delitem(sys.modules, "semid_lib.compute.transport", raising=False)
-    X = np.random.default_rng(0).normal(size=(40, 4))
-    assert BalancedKMeans(3).fit(X).sizes_.tolist().count(13) == 2
-
-
 def test_import_leaves_numba_alone():
     code = (
         "import sys, semid_lib.quantizers as q; q.GAOQ, q.BalancedKMeans, q.KMeans;"
@@ -336,8 +315,6 @@ def test_import_leaves_numba_alone():
         ({"n_clusters": 2.0}, "n_clusters is 2.0"),
         ({"n_clusters": 2, "max_iter": 0}, "max_iter is 0"),
         ({"n_clusters": 2, "random_state": None}, "random_state is None"),
-        ({"n_clusters": 2, "backend": "jax"}, "backend is 'jax'"),
-        ({"n_clusters": 2, "backend": "numba", "device": "cuda"}, "not on 'cuda'"),
         ({"n_clusters": 2, "init": np.zeros((3, 2))}, r"init has shape \(3, 2\)"),
     ],
 )
@@ -373,8 +350,7 @@ from numba.core import caching
 for kind in (caching.CacheImpl, caching.CodeLibraryCacheImpl, caching.CompileResultCacheImpl):
     kind._locator_classes = []
 from semid_lib.compute.jit import kernel
-from semid_lib.quantizers import _transport  # its kernels are set up here, compiled when called
-from semid_lib.recommenders import _scoring
+from semid_lib.compute import transport, scoring_kernel  # set up here, compiled when called
 print(kernel(lambda x: x + 1)(2))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,11 +1,10 @@
 """GAOQ: Algorithm 1 by brute force, the anchors, planted directions, new items."""
 
-import itertools
-
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from semid_lib import plain
 from semid_lib.errors import InputError
 from semid_lib.quantizers import GAOQ, HierarchicalKMeans
 from semid_lib.quantizers.gaoq import (
@@ -17,10 +16,6 @@ from semid_lib.quantizers.gaoq import (
 )
 
 
-def cos(a, b):
-    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
-
-
 def planted(parents=6, directions=5, items=8, d=24, seed=0):
     """Items at parent + one of `directions` shared orthogonal offsets; the truth beside them."""
     rng = np.random.default_rng(seed)
@@ -30,14 +25,6 @@ def planted(parents=6, directions=5, items=8, d=24, seed=0):
     centres = 40 * rng.normal(size=(parents, d))
     X = centres[parent] + offsets[direction] + 0.1 * rng.normal(size=(len(parent), d))
     return X, parent, direction
-
-
-def best_matching(W):
-    """Best injection of rows into columns, by trying all of them."""
-    return max(
-        itertools.permutations(range(W.shape[1]), W.shape[0]),
-        key=lambda pi: sum(W[j, k] for j, k in enumerate(pi)),
-    )
 
 
 @pytest.mark.parametrize("m, g", [(3, 3), (2, 5), (1, 80), (30, 80), (79, 80), (80, 80)])
@@ -54,24 +41,27 @@ def test_numbers_are_the_best_matching_to_the_shared_anchors():
     for p in range(3):
         mu = X[codes[:, 0] == p].mean(0)
         children = [(codes[:, 0] == p) & (codes[:, 1] == j) for j in range(4)]
-        W = np.array([[cos(X[c].mean(0) - mu, a) for a in model.anchors_[0]] for c in children])
-        assert best_matching(W) == (0, 1, 2, 3)
-        for members in children:
-            rows = np.flatnonzero(members)
-            centre = X[rows].mean(0)
-            W = np.array([[cos(X[i] - centre, a) for a in model.anchors_[1]] for i in rows])
-            assert tuple(codes[rows, 2]) == best_matching(W)
+        centres = [X[members].mean(0) for members in children]
+        assert plain.aligned_numbers(centres, mu, model.anchors_[0]) == (0, 1, 2, 3)
+        for members, centre in zip(children, centres):
+            numbers = plain.aligned_numbers(X[members], centre, model.anchors_[1])
+            assert tuple(codes[members, 2]) == numbers
 
 
 def test_alignment_is_the_mean_cosine():
     X = np.random.default_rng(1).normal(size=(60, 7))
     model = GAOQ((3, 4, "auto")).fit(X)
     mu = model.inverse_transform(model.codes_)
-    got = np.mean([cos(x - m, model.anchors_[1][c]) for x, m, c in zip(X, mu, model.codes_[:, 2])])
+    got = np.mean(
+        [plain.cosine(x - m, model.anchors_[1][c]) for x, m, c in zip(X, mu, model.codes_[:, 2])]
+    )
     assert model.alignment_[1] == pytest.approx(got)
     upper = model.centroids_[0].repeat(4, axis=0)
     got = np.mean(
-        [cos(r, model.anchors_[0][i % 4]) for i, r in enumerate(model.centroids_[1] - upper)]
+        [
+            plain.cosine(r, model.anchors_[0][i % 4])
+            for i, r in enumerate(model.centroids_[1] - upper)
+        ]
     )
     assert model.alignment_[0] == pytest.approx(got)
 
@@ -163,7 +153,7 @@ def test_a_new_item_takes_the_nearest_free_anchor():
     siblings = model.codes_[(model.codes_[:, :2] == code[:2]).all(1), 2]
     free = [k for k in range(5) if k not in siblings]
     residual = new - model.inverse_transform(code[None])[0]
-    assert code[2] == max(free, key=lambda k: cos(residual, model.anchors_[1][k]))
+    assert code[2] == max(free, key=lambda k: plain.cosine(residual, model.anchors_[1][k]))
     two = model.transform(np.vstack([new, new]))
     assert sorted(two[:, 2]) == sorted(free)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from semid_lib import plain
 from semid_lib.diagnostics import (
     code_usage,
     collision_rate,
@@ -52,71 +53,6 @@ def one_direction(n=1200, d=24, seed=0):
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
-# ------------------------------------------------------------------ the equations, by loops
-
-
-def cos(a, b):
-    return sum(a * b) / (np.sqrt(sum(a * a)) * np.sqrt(sum(b * b)))
-
-
-def item_by_loops(s, x, r, books):
-    """Eq. 1 to 7 of one item: alpha r, residuals, weights, codes, parts."""
-    along = sum(x * r) / sum(r * r) * r if s.reference else 0 * x
-    e, residuals, weights, codes, parts = x - along, [], [], [], []
-    for book in books:
-        scores = np.array([cos(e, c) for c in book])
-        exps = np.exp(scores / s.temperature)
-        if s.top_k is None:
-            w = exps / exps.sum()
-        else:
-            top = sorted(range(len(book)), key=lambda k: -scores[k])[: s.top_k]
-            total = sum(exps[k] for k in top) if s.renormalise else exps.sum()
-            w = np.array([exps[k] / total if k in top else 0 for k in range(len(book))])
-        part = 0 * x
-        for k, c in enumerate(book):
-            part = part + w[k] * c
-        for found, value in zip((residuals, weights, codes, parts), (e, w, np.argmax(w), part)):
-            found.append(value)
-        e = e - part
-    return along, residuals, weights, codes, parts
-
-
-def cohesion_by_pairs(items, s):
-    """Eq. 8 and 9, level by level, over the pairs of the items that share the level's code."""
-    levels = []
-    for level in range(LEVELS):
-        values = []
-        for code in range(CODES):
-            q = [
-                residuals[level] if s.sc_vectors == "residual" else sum(parts[: level + 1])
-                for _, residuals, _, codes, parts in items
-                if codes[level] == code
-            ]
-            pairs = [(a, b) for a in range(len(q)) for b in range(a)]
-            if pairs:
-                values.append(2 / (len(q) ** 2 - len(q)) * sum(cos(q[a], q[b]) for a, b in pairs))
-        levels.append(np.mean(values))
-    return np.mean(levels)
-
-
-def discrimination_by_pairs(books):
-    """Eq. 10 of every level's codewords, mean over levels."""
-    levels = []
-    for book in books:
-        pairs = [(a, b) for a in range(len(book)) for b in range(a)]
-        total = sum(np.exp(-2 * (1 - cos(book[a], book[b]))) for a, b in pairs)
-        levels.append(np.log(2 / (len(book) * (len(book) - 1)) * total))
-    return np.mean(levels)
-
-
-def loss_by_loops(s, x, r, books):
-    """Eq. 13."""
-    items = [item_by_loops(s, row, r, books) for row in x]
-    rec = np.mean([((row - i[0] - sum(i[4])) ** 2).sum() for row, i in zip(x, items)])
-    pd = discrimination_by_pairs(books)
-    return rec - s.sc_weight * cohesion_by_pairs(items, s) + s.pd_weight * pd
-
-
 @pytest.mark.parametrize("rating", RATINGS)
 def test_forward_equals_the_loops(rating):
     s = settings_of(**RATINGS[rating])
@@ -125,7 +61,7 @@ def test_forward_equals_the_loops(rating):
     steps = network(torch.tensor(x))
     soft, hard = network.soft(steps).detach().numpy(), network.hard(steps).detach().numpy()
     for i, row in enumerate(x):
-        along, residuals, weights, codes, parts = item_by_loops(s, row, r, books)
+        along, residuals, weights, codes, parts = plain.r3vae_item(row, r, books, s)
         assert steps.projection[i].tolist() == pytest.approx(along.tolist())
         assert steps.codes[i].tolist() == codes
         for level in range(LEVELS):
@@ -151,13 +87,13 @@ def test_loss_and_its_gradients_equal_loops_and_finite_differences(rating):
     x, r, books = drawn(1)
     network = _Network(s, r, books)
     loss = network.loss(torch.tensor(x))
-    assert loss.item() == pytest.approx(loss_by_loops(s, x, r, books))
+    assert loss.item() == pytest.approx(plain.r3vae_loss(x, r, books, s))
     loss.backward()
     rng, step = np.random.default_rng(2), 1e-6
     for _ in range(3):
         dr, dbooks = rng.normal(size=r.shape), rng.normal(size=books.shape)
-        ahead = loss_by_loops(s, x, r + step * dr, books + step * dbooks)
-        behind = loss_by_loops(s, x, r - step * dr, books - step * dbooks)
+        ahead = plain.r3vae_loss(x, r + step * dr, books + step * dbooks, s)
+        behind = plain.r3vae_loss(x, r - step * dr, books - step * dbooks, s)
         slope = (network.codebooks.grad.numpy() * dbooks).sum()
         if s.reference:
             slope += (network.reference.grad.numpy() * dr).sum()
@@ -168,11 +104,14 @@ def test_loss_and_its_gradients_equal_loops_and_finite_differences(rating):
 def test_each_term_alone(term):
     s = settings_of(**{"top_k": 2, "sc_weight": 0, "pd_weight": 0})
     x, r, books = drawn(3)
-    plain = _Network(s, r, books).loss(torch.tensor(x)).item()
+    without = _Network(s, r, books).loss(torch.tensor(x)).item()
     s.set_params(**{term: 1.0})
-    items = [item_by_loops(s, row, r, books) for row in x]
-    value = discrimination_by_pairs(books) if term == "pd_weight" else -cohesion_by_pairs(items, s)
-    assert _Network(s, r, books).loss(torch.tensor(x)).item() == pytest.approx(plain + value)
+    items = [plain.r3vae_item(row, r, books, s) for row in x]
+    if term == "pd_weight":
+        value = np.mean([plain.preference_discrimination(book) for book in books])
+    else:
+        value = -plain.r3vae_cohesion(items, s)
+    assert _Network(s, r, books).loss(torch.tensor(x)).item() == pytest.approx(without + value)
 
 
 def test_without_rating_the_terms_of_vq_replace_the_gradient():
@@ -187,7 +126,7 @@ def test_without_rating_the_terms_of_vq_replace_the_gradient():
     for i, row in enumerate(x):
         e = row - (row @ r) / (r @ r) * r
         for level, book in enumerate(books):
-            chosen[i, level] = k = np.argmax([cos(e, c) for c in book])
+            chosen[i, level] = k = np.argmax([plain.cosine(e, c) for c in book])
             expected += 1.3 * ((e - book[k]) ** 2).sum() / BATCH
             gradient[level, k] += 2 * (book[k] - e) / BATCH
             e = e - book[k]

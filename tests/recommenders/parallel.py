@@ -52,3 +52,8 @@ def training_loss(model, split):
     targets = np.concatenate([s[1:] for s in split.train_sequences()])
     counts = torch.as_tensor(np.bincount(targets, minlength=ITEMS))
     return model._loss(items, rows, counts)
+
+
+def weights(model):
+    """The network's parameters as arrays, under their names."""
+    return {name: p.detach().numpy() for name, p in model.network_.named_parameters()}

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from semid_lib import plain
 from semid_lib.errors import InputError, NotFittedError
 from semid_lib.evaluation import evaluate
 from semid_lib.recommenders import RPG, ACERec
@@ -21,6 +22,7 @@ from tests.recommenders.parallel import (
     make_split,
     shaken,
     training_loss,
+    weights,
 )
 
 SMALL = dict(ratio=4, alignment=0.1)
@@ -54,8 +56,7 @@ def test_mask_position_by_position(steps, latents, intent):
         for a in range(width):
             for u in range(steps):
                 for b in range(width):
-                    of_intent = intent and b == latents
-                    allowed = u < t or (u == t and (not of_intent or a == b))
+                    allowed = plain.may_look(t, a, u, b, latents)
                     assert bool(mask[t * width + a, u * width + b]) == allowed
 
 
@@ -93,20 +94,20 @@ def test_merger_equals_plain_attention():
     merger = TokenMerger(dim, heads, 20, digits, latents).double()
     for parameter in merger.parameters():
         nn.init.normal_(parameter, std=0.7)
-    plain = nn.MultiheadAttention(dim, heads, batch_first=True, dtype=torch.float64)
+    theirs = nn.MultiheadAttention(dim, heads, batch_first=True, dtype=torch.float64)
     with torch.no_grad():
-        plain.in_proj_weight.copy_(
+        theirs.in_proj_weight.copy_(
             torch.cat([merger.query.weight, merger.key, merger.value.weight])
         )
         bias = torch.randn(dim, dtype=torch.float64)
-        plain.in_proj_bias.copy_(torch.cat([merger.query.bias, bias, merger.value.bias]))
-        plain.out_proj.weight.copy_(merger.out.weight)
-        plain.out_proj.bias.copy_(merger.out.bias)
+        theirs.in_proj_bias.copy_(torch.cat([merger.query.bias, bias, merger.value.bias]))
+        theirs.out_proj.weight.copy_(merger.out.weight)
+        theirs.out_proj.bias.copy_(merger.out.bias)
     x, s = (torch.randn(5, *shape, dtype=torch.float64) for shape in ((digits, dim), (dim,)))
     z, weights = merger(x, s)
     queries = (s @ merger.ask.weight.T + merger.ask.bias).view(5, latents, dim) + merger.offset
     shifted = x + merger.position
-    mixed, expected = plain(queries, shifted, shifted, average_attn_weights=False)
+    mixed, expected = theirs(queries, shifted, shifted, average_attn_weights=False)
     y = merger.norm1(queries + mixed)
     y = merger.norm2(y + merger.outer(F.gelu(merger.inner(y))))
     torch.testing.assert_close(z, y)
@@ -150,19 +151,18 @@ def test_attention_maps(split):
         ACERec().attention_maps()
 
 
-# --- the losses
+# --- the whole, and the losses
 
 
-def slow_alignment(hidden, keys, wanted, share, temperature, debias):
-    """Eqs. 5 and 6, one state and one candidate at a time."""
-    total = 0.0
-    for h, own in zip(hidden, wanted):
-        phi = []
-        for s, p in zip(keys, share):
-            cosine = h @ s / np.sqrt((h @ h) * (s @ s))
-            phi.append(cosine / temperature - debias * np.log(p))
-        total -= np.log(np.exp(phi[own]) / np.sum(np.exp(phi)))
-    return total
+@pytest.mark.parametrize("head_norm", ["rpg", "paper", "both"])
+def test_forward_pass_and_loss_equal_the_plain_ones(split, head_norm):
+    model, codes = made(split, head_norm=head_norm), make_sids().codes
+    histories = [[3], [7, 1, 4], [5, 5, 9, 2, 20, 11]]
+    for history, found in zip(histories, model.log_probs(histories).numpy()):
+        expected = plain.acerec_log_probs(weights(model), model, history, codes)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+    expected = plain.acerec_loss(weights(model), model, split.train_sequences(), codes)
+    np.testing.assert_allclose(float(training_loss(model, split).detach()), expected)
 
 
 def test_alignment_loss_equals_the_slow_one():
@@ -171,7 +171,7 @@ def test_alignment_loss_equals_the_slow_one():
     wanted, share = rng.integers(0, 5, 9), rng.dirichlet(np.ones(5))
     for settings in ((0.07, 0.02), (1.0, 0.0), (0.3, 1.0)):
         found = alignment_loss(*map(torch.as_tensor, (hidden, keys, wanted, share)), *settings)
-        expected = slow_alignment(hidden, keys, wanted, share, *settings)
+        expected = plain.alignment_loss(hidden, keys, wanted, share, *settings)
         np.testing.assert_allclose(float(found), expected)
 
 
@@ -195,7 +195,7 @@ def test_joint_loss_equals_the_slow_one(split, settings):
             items, own, count = np.unique(targets, return_inverse=True, return_counts=True)
             keys = net.vectors(torch.as_tensor(items))[1].numpy()
             hidden, share = torch.stack(states).numpy(), count / count.sum()
-            isa = slow_alignment(hidden, keys, own, share, 0.07, 0.02)
+            isa = plain.alignment_loss(hidden, keys, own, share, 0.07, 0.02)
     found = float(training_loss(model, split).detach())
     np.testing.assert_allclose(found, mtp + model.alignment * isa)
 

@@ -47,6 +47,8 @@ class Linear(Recommender):
 class Writer(Recommender):
     """Writes items 0, 1, 2 and no more."""
 
+    scores_all_items = False
+
     def fit(self, split, sids=None):
         self._see(split)
         return self

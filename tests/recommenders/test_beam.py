@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from semid_lib import plain
 from semid_lib.codes import SemanticIds
 from semid_lib.errors import InputError
-from semid_lib.networks import T5
-from semid_lib.recommenders.decoding.beam import beam_search
+from semid_lib.networks import T5, Decoding
+from semid_lib.recommenders.decoding import beam_search
 
 SIZES = (5, 4, 6)
 
@@ -50,13 +51,23 @@ def prefix_scores(network, tokens, prefixes, normalize="level"):
     return total.numpy()
 
 
-def search(network, sids, tokens, beams, **options):
+@torch.no_grad()
+def reading(network, tokens, normalize="level"):
+    """T5's decoder after it has read the histories."""
+    return Decoding(network, *network.encode(tokens), normalize)
+
+
+def search(network, sids, tokens, beams, normalize="level", **options):
     """Beams as code tuples `[B, W, L]` and scores."""
-    with torch.no_grad():
-        memory, padding = network.encode(tokens)
-    leaves, scores = beam_search(network, memory, padding, sids.trie, beams, **options)
+    decoder = reading(network, tokens, normalize)
+    leaves, scores = beam_search(decoder, sids.trie, beams, **options)
     first = sids.trie.leaf_items[sids.trie.leaf_ptr[leaves.numpy()]]
     return sids.codes[first], scores.numpy()
+
+
+def scorer(network, tokens, normalize="level"):
+    """What a plain search asks for one history's prefixes."""
+    return lambda prefixes: prefix_scores(network, tokens, prefixes, normalize)
 
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary"])
@@ -64,10 +75,10 @@ def test_wide_beams_equal_exhaustive_search(normalize):
     network, sids, tokens = make()
     codes, scores = search(network, sids, tokens, 50, normalize=normalize)
     for row in range(len(tokens)):
-        truth = prefix_scores(network, tokens[row], sids.codes, normalize)
-        order = np.argsort(-truth)
-        np.testing.assert_allclose(scores[row], truth[order], atol=1e-12)
-        np.testing.assert_array_equal(codes[row], sids.codes[order])
+        score = scorer(network, tokens[row], normalize)
+        ids, truth = plain.exhaustive_search(score, sids.codes)
+        np.testing.assert_allclose(scores[row], truth, atol=1e-12)
+        np.testing.assert_array_equal(codes[row], ids)
 
 
 @pytest.mark.parametrize("beams", [1, 3, 7])
@@ -75,17 +86,9 @@ def test_narrow_beams_equal_a_search_by_hand(beams):
     network, sids, tokens = make(seed=1)
     codes, scores = search(network, sids, tokens, beams)
     for row in range(len(tokens)):
-        kept = None
-        for level in range(1, 4):
-            prefixes = np.unique(sids.codes[:, :level], axis=0)
-            if kept is not None:
-                alive = set(map(tuple, kept.tolist()))
-                prefixes = np.array([p for p in prefixes if tuple(p[:-1].tolist()) in alive])
-            truth = prefix_scores(network, tokens[row], prefixes)
-            best = np.argsort(-truth)[:beams]
-            kept, value = prefixes[best], truth[best]
+        kept, values = plain.beam_search(scorer(network, tokens[row]), sids.codes, beams)
         np.testing.assert_array_equal(codes[row], kept)
-        np.testing.assert_allclose(scores[row], value, atol=1e-12)
+        np.testing.assert_allclose(scores[row], values, atol=1e-12)
 
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary"])
@@ -108,10 +111,7 @@ def test_a_narrow_free_search_loses_ids_to_tuples_that_do_not_exist():
     network, sids, tokens = make(items=20)  # of 120 tuples
     codes, scores = search(network, sids, tokens, 5, free=True)
     for row in range(len(tokens)):
-        kept = np.zeros((1, 0), dtype=np.int64)
-        for size in SIZES:
-            kept = np.array([[*prefix, code] for prefix in kept for code in range(size)])
-            kept = kept[np.argsort(-prefix_scores(network, tokens[row], kept))[:5]]
+        kept, _ = plain.free_beam_search(scorer(network, tokens[row]), SIZES, 5)
         exist = (kept[:, None] == sids.codes).all(-1).any(1)
         assert not exist.all()
         np.testing.assert_array_equal(np.isfinite(scores[row]), exist)
@@ -178,10 +178,11 @@ def test_other_precisions(dtype, tolerance):
 
 def test_bad_arguments():
     network, sids, tokens = make()
-    memory, padding = network.encode(tokens)
+    decoder = reading(network, tokens)
     with pytest.raises(InputError, match="beams is 0"):
-        beam_search(network, memory, padding, sids.trie, 0)
+        beam_search(decoder, sids.trie, 0)
     with pytest.raises(InputError, match="normalize is 'trie'"):
-        beam_search(network, memory, padding, sids.trie, 5, normalize="trie")
+        reading(network, tokens, "trie")
+    short = SemanticIds([[0, 1], [1, 0]]).trie
     with pytest.raises(InputError, match="2 levels, but the model has 3"):
-        beam_search(network, memory, padding, SemanticIds([[0, 1], [1, 0]]).trie, 5)
+        beam_search(decoder, short, 5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from semid_lib import plain
 from semid_lib.compute import scoring
 from semid_lib.compute.scoring import holistic_scores, table_rows, top_items
 from semid_lib.errors import CodesError, InputError
@@ -16,25 +17,14 @@ def problem(users=7, items=50, digits=4, codes=5, dtype=torch.float64, seed=0):
     return log_probs, table
 
 
-def summed(log_probs, codes):
-    """Every score as a plain sum, one user and item at a time."""
-    return np.array([
-        [sum(float(user[d, c]) for d, c in enumerate(item)) for item in codes]
-        for user in log_probs
-    ])  # fmt: skip
-
-
-def sorted_items(scores, k):
-    """Items by falling score, the first of equals first."""
-    return np.array([sorted(range(len(s)), key=lambda j: (-s[j], j))[:k] for s in scores])
-
-
 @pytest.mark.parametrize("users, items", [(1, 1), (7, 50), (70, 4100)])
 def test_scores_are_the_sums(users, items):
     log_probs, codes = problem(users, items, digits=3)
     scores = holistic_scores(log_probs, table_rows(codes, 5))
     assert scores.shape == (users, items) and scores.dtype == torch.float64
-    np.testing.assert_allclose(scores.numpy()[:5], summed(log_probs[:5], codes), atol=1e-12)
+    np.testing.assert_allclose(
+        scores.numpy()[:5], plain.holistic_scores(log_probs[:5], codes), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2, 10, 49, 50])
@@ -44,7 +34,7 @@ def test_top_items_equal_a_full_sort(k):
     rows = table_rows(codes, 3)
     items, values = top_items(log_probs, rows, k)
     scores = holistic_scores(log_probs, rows).numpy()
-    np.testing.assert_array_equal(items, sorted_items(scores, k))
+    np.testing.assert_array_equal(items, plain.best_items(scores, k))
     np.testing.assert_array_equal(values, np.take_along_axis(scores, items.numpy(), 1))
 
 
@@ -57,7 +47,9 @@ def test_top_items_of_many_chunks(engine):
     log_probs, codes = problem(users=3, items=9001, digits=8, codes=16, dtype=torch.float32)
     rows = table_rows(codes, 16)
     items, _ = top_items(log_probs, rows, 25)
-    np.testing.assert_array_equal(items, sorted_items(holistic_scores(log_probs, rows).numpy(), 25))
+    np.testing.assert_array_equal(
+        items, plain.best_items(holistic_scores(log_probs, rows).numpy(), 25)
+    )
 
 
 def test_equal_codes_have_equal_scores_to_the_bit(engine):
@@ -78,24 +70,23 @@ def test_ties_over_many_groups(engine, users, k, kind):
     rows = table_rows(codes, 16).to(kind)
     items, values = top_items(log_probs, rows, k)
     scores = holistic_scores(log_probs, rows).numpy()
-    np.testing.assert_array_equal(items, sorted_items(scores, k))
+    np.testing.assert_array_equal(items, plain.best_items(scores, k))
     np.testing.assert_array_equal(values, np.take_along_axis(scores, items.numpy(), 1))
     assert (codes[items[:, 0]] == codes[1500]).all() and (items[:, 0] < 1000).all()
 
 
-@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("users", [1, 40])
-def test_both_engines_and_any_threads_give_the_same(users, half, monkeypatch):
+def test_both_engines_and_any_threads_give_the_same(users, monkeypatch):
     log_probs, codes = problem(users, 3001, digits=8, codes=32, dtype=torch.float32)
     rows, found, before = table_rows(codes, 32), [], torch.get_num_threads()
     monkeypatch.setattr(scoring, "_PIECE", 1000)
     for least, threads in ((2**62, 1), (0, 1), (0, 2)):
         monkeypatch.setattr(scoring, "_COMPILED", least)
         torch.set_num_threads(threads)
-        found.append((holistic_scores(log_probs, rows, half), *top_items(log_probs, rows, 5, half)))
+        found.append((holistic_scores(log_probs, rows), *top_items(log_probs, rows, 5)))
     torch.set_num_threads(before)
     for scores, items, values in found[1:]:
-        torch.testing.assert_close(scores, found[0][0], rtol=0, atol=0.02 * half)
+        torch.testing.assert_close(scores, found[0][0], rtol=0, atol=0)
         assert torch.equal(items, found[0][1]) and torch.equal(values, found[0][2])
 
 
@@ -113,22 +104,6 @@ def test_impossible_codes_stand_last(engine):
     items, values = top_items(log_probs, table_rows(codes, 5), 10)
     assert values[:, -1].isneginf().all() and (items[:, -1] < 10).all()
     assert items.sort(1).values.equal(torch.arange(10).expand(7, 10))
-
-
-def test_half_precision_is_most_exact_at_the_top(engine):
-    """32 digits of 256 codes, as in the papers; the bounds are what the docstring leads to."""
-    log_probs, codes = problem(64, 12_101, 32, 256, torch.float32)
-    rows = table_rows(codes, 256)
-    whole, half = (holistic_scores(log_probs, rows, h) for h in (False, True))
-    assert (whole - half).abs().max() < 0.1 and half.dtype == torch.float32
-    items, values = top_items(log_probs, rows, 10)
-    near, _ = top_items(log_probs, rows, 10, half=True)
-    kept = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(items, near)])
-    assert kept > 0.97
-    peaked = 8 * log_probs.clone()  # as a trained model's
-    peaked[:, torch.arange(32), codes[7]] = 0.0
-    exact = holistic_scores(peaked, rows, half=True)[:, 7]
-    assert exact.abs().max() == 0 and values.dtype == torch.float32
 
 
 def test_rows_are_small_integers():

@@ -141,3 +141,45 @@ def test_the_same_items_in_another_order_are_another_catalogue(kind):
     other = make_split(item_ids=ids[::-1])
     with pytest.raises(InputError, match="item 0 is 'item 0' to the recommender and 'item 29' in"):
         evaluate(model, other, "test")
+
+
+@BOTH
+def test_codes_of_another_catalogue_of_as_many_items_are_refused(kind):
+    ids = np.array([f"item {i}" for i in range(ITEMS)])
+    own, other = make_split(item_ids=ids), make_split(item_ids=ids[::-1])
+    codes = SemanticIds(make_sids().codes, [CODES] * DIGITS, catalogue=own.data.catalogue_sha256)
+    kind(**TINY).fit(own, codes)
+    names = f"{own.data.catalogue_sha256[:12]} .*{other.data.catalogue_sha256[:12]}"
+    with pytest.raises(CodesError, match=names):
+        kind(**TINY).fit(other, codes)
+
+
+@BOTH
+def test_renewed_codes_are_those_that_are_read_and_scored(kind, split):
+    """Items that change names and codes together have the scores that they had, renamed."""
+    model = shaken(kind, split)
+    new = np.random.default_rng(5).permutation(ITEMS)  # item i is now called new[i]
+    codes = np.empty_like(make_sids().codes)
+    codes[new] = make_sids().codes
+    histories = [[1, 2, 3], [4], [9, 20]]
+    before = model.score_items(histories)
+    assert model.renew(SemanticIds(codes, [CODES] * DIGITS)) is model
+    renamed = [new[history] for history in histories]
+    np.testing.assert_allclose(model.score_items(renamed)[:, new], before, atol=1e-12)
+    best = new[before.argmax(1)]
+    np.testing.assert_array_equal(model.recommend(renamed, 1)[:, 0], best)
+    with pytest.raises(CodesError, match="renewed codes have a Vocabulary"):
+        model.renew(SemanticIds(codes, [CODES + 1] * DIGITS))
+
+
+def test_a_graph_is_made_anew_for_renewed_codes(split):
+    model = shaken(RPG, split, decoding="graph", edges=5)
+    graph = model.neighbours().numpy()
+    new = np.random.default_rng(5).permutation(ITEMS)
+    codes = np.empty_like(make_sids().codes)
+    codes[new] = make_sids().codes
+    later = model.renew(SemanticIds(codes, [CODES] * DIGITS)).neighbours().numpy()
+    alone = [item for item in range(ITEMS) if item not in TWINS]  # twins may change places
+    for item in alone:
+        if not set(TWINS) & set(graph[item]):
+            assert later[new[item]].tolist() == new[graph[item]].tolist()

@@ -146,6 +146,50 @@ def test_original_ids():
         named.recommend([["item 99"]])
 
 
+def test_renewed_codes_are_those_that_are_read_and_written(fitted):
+    """A model whose items change names and codes together recommends what it did, renamed."""
+    model, split, _ = fitted
+    new = np.random.default_rng(5).permutation(ITEMS)  # item i is now called new[i]
+    codes = np.empty_like(model.sids_.codes)
+    codes[new] = model.sids_.codes
+    renamed = copy.copy(model)
+    assert renamed.renew(SemanticIds(codes, model.sids_.level_sizes)) is renamed
+    histories = [[1, 2, 3], [4], [9, 20]]
+    before = model.recommend(histories, k=10, return_scores=True)
+    after = renamed.recommend([new[h] for h in histories], k=10, return_scores=True)
+    np.testing.assert_array_equal(after[0], new[before[0]])
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_codes_may_be_renewed_while_it_trains(monkeypatch):
+    """Renewed before the first step, it learns what it would have learnt from the new codes."""
+    split, sids, _ = planted(users=40)
+    later = SemanticIds(sids.codes[::-1], sids.level_sizes)
+    settings = SMALL | dict(epochs=2, precision="float64")
+    wanted = T5Recommender(**settings).fit(split, later)
+    model = T5Recommender(**settings)
+    train = model._train
+    monkeypatch.setattr(model, "_train", lambda *a, **k: train(*[model.renew(later), *a][1:], **k))
+    model.fit(split, sids)
+    assert model.sids_ == later != sids
+    for name, tensor in wanted.network_.state_dict().items():
+        assert torch.equal(tensor, model.network_.state_dict()[name]), name
+
+
+def test_codes_that_cannot_be_renewed(fitted):
+    model, split, _ = fitted
+    codes, sizes = model.sids_.codes, model.sids_.level_sizes
+    with pytest.raises(NotFittedError):
+        T5Recommender().renew(model.sids_)
+    with pytest.raises(CodesError, match="23 items for a catalogue of 24"):
+        model.renew(SemanticIds(codes[1:], sizes))
+    with pytest.raises(CodesError, match=r"4 x 3 x 5.*made for a Vocabulary\(4 x 3 x 2"):
+        model.renew(SemanticIds(codes, (4, 3, 5)))
+    known = copy.copy(model).renew(SemanticIds(codes, sizes, catalogue="one"))
+    with pytest.raises(CodesError, match="catalogue other, but those so far are of catalogue one"):
+        known.renew(SemanticIds(codes, sizes, catalogue="other"))
+
+
 def test_save_and_load(fitted, tmp_path):
     model, _, _ = fitted
     path = model.save(tmp_path / "t5.safetensors")
@@ -272,6 +316,11 @@ def test_refusals(fitted):
         T5Recommender().fit(split)
     with pytest.raises(CodesError, match="23 items for a catalogue of 24"):
         T5Recommender().fit(split, SemanticIds(model.sids_.codes[1:]))
+    with pytest.raises(InputError, match="needs semantic IDs"):
+        T5Recommender().fit(split, model.sids_.codes)
+    other = SemanticIds(model.sids_.codes, catalogue="elsewhere")
+    with pytest.raises(CodesError, match="codes of catalogue elsewhere"):
+        T5Recommender().fit(split, other)
     with pytest.raises(InputError, match="k is 11, but the search keeps 10 beams"):
         model.recommend([[1]], k=11)
     with pytest.raises(EmptyHistoryError):

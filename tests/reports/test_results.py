@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,7 +12,9 @@ from semid_lib.environment import CHECKOUT
 from semid_lib.errors import InputError, RecordError
 from semid_lib.reports import beside, printed, progress, tables, verdicts
 from semid_lib.runs import records
-from semid_lib.systems import SYSTEMS
+from semid_lib.systems import SYSTEMS, Cut, sentences
+
+CODED = CHECKOUT / "book" / "results" / "codes"
 
 
 def make_record(system="sasrec", dataset="beauty", seed=0, value=0.05, profile="paper", cut=()):
@@ -349,6 +352,29 @@ def test_format_number(value, kind, text):
     assert tables.format_number(value, kind) == text
 
 
+@pytest.mark.parametrize(
+    "value, digits, text",
+    [
+        (0.06049, 3, "0.060"), (-1.5, 0, "−2"), (np.float32(0.25), 1, "0.2"), (12101, 2, "12101"),
+        (np.int64(7), 2, "7"), (math.nan, 2, ""), (None, 2, ""), (np.float32("nan"), 2, ""),
+        ("-1.81", 3, "−1.81"), ("as-is", 3, "as-is"),
+    ],
+)  # fmt: skip
+def test_format_number_of_given_digits(value, digits, text):
+    assert tables.format_number(value, digits=digits, missing="") == text
+
+
+def test_table_of_given_digits():
+    frame = pd.DataFrame({"a": [0.5, math.nan], "b": [1.25, -2.0], "n": [1234, 5], "m": [0.1, 1]})
+    shown = tables.table(frame, kinds={"m": "metric"}, digits=1, missing="none").formatted()
+    assert shown.to_numpy().tolist() == [
+        ["0.5", "1.2", "1234", "0.1000"], ["none", "−2.0", "5", "1.0000"]
+    ]  # fmt: skip
+    shown = tables.table(frame, digits={"b": 3}).formatted()
+    assert shown["b"].tolist() == ["1.250", "−2.000"] and shown["n"].tolist() == ["1,234", "5"]
+    assert shown["a"].tolist() == ["0.5", "not run"]
+
+
 def test_table_as_text_and_html_escapes_and_folds_the_spread():
     frame = pd.DataFrame({"name": ["<b>"], "x": [0.5], "x_std": [0.01], "n": [1234]})
     shown = tables.table(frame, "A & B", {"x": "metric"})
@@ -495,17 +521,68 @@ def test_runs_with_a_smaller_budget_are_read_only_if_asked_for(tmp_path):
     assert len(every) == 4 and sum(map(records.is_smaller, every)) == 1
 
 
+def test_what_a_record_cuts_is_typed_whether_it_was_written_so_or_not():
+    """A record of before has sentences alone; one of now has both, and they agree."""
+    cuts = [
+        Cut("method", "encoder", note="batches of windows"), Cut("data", note="Amazon-2014"),
+        Cut("setting", "encoder", "dim", "64", "128"),
+        Cut("setting", "recommender", "epochs", "2", "500"),
+    ]  # fmt: skip
+    now = {**make_record(), **records.cut_keys(cuts)}
+    assert now["cut"] == [
+        "encoder: batches of windows", "data: Amazon-2014",
+        "settings: encoder dim 64 (paper 128), recommender epochs 2 (paper 500)",
+    ]  # fmt: skip
+    assert records.cuts_of(json.loads(json.dumps(now))) == cuts
+    before = {key: value for key, value in now.items() if key != "cuts"}
+    assert records.cuts_of(before) == cuts
+    assert records.is_smaller(now) and records.is_smaller(before)
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [],
+        [{"kind": "data", "note": "Amazon-2023"}],
+        [{"kind": "date", "note": "Amazon-2014"}],
+        [{"kind": "data", "note": "Amazon-2014", "why": "?"}],
+        ["data: Amazon-2014"],
+        None,
+    ],
+)
+def test_cuts_that_say_anything_else_than_their_sentences_are_refused(cuts):
+    record = {**make_record(), **records.cut_keys([Cut("data", note="Amazon-2014")])}
+    records.check_record(record)
+    with pytest.raises(RecordError, match="other cuts than its sentences"):
+        records.check_record({**record, "cuts": cuts})
+
+
+def test_every_committed_record_gives_its_sentences_back():
+    """Reading and writing again changes no character of what a record of before says."""
+    found = [*records.load_records(smaller=True), *records.load_records(CODED)]
+    assert len(found) > 100
+    for record in found:
+        assert sentences(records.cuts_of(record)) == record["cut"], records.record_name(record)
+
+
 def test_ratios_are_ours_over_printed():
     assert progress.ratios([]).empty
-    records = [make_record(), {**make_record(), "seed": 1}]
-    records[1]["metrics"] = {"test": dict.fromkeys(records.METRICS, 0.3)}
-    (row,) = progress.ratios(records).to_dict("records")
-    ours = (records[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
+    made = [make_record(), {**make_record(), "seed": 1}]
+    made[1]["metrics"] = {"test": dict.fromkeys(records.METRICS, 0.3)}
+    (row,) = progress.ratios(made).to_dict("records")
+    ours = (made[0]["metrics"]["test"]["recall@10"] + 0.3) / 2
     assert (row["paper"], row["system"], row["dataset"], row["seeds"]) == (
         "acerec", "SASRec", "beauty", 2,
     )  # fmt: skip
     assert row["recall@10 printed"] == 0.0605 and row["recall@10 ours"] == pytest.approx(ours)
     assert row["recall@10 ratio"] == pytest.approx(ours / 0.0605)
+
+
+def test_ratios_name_the_settings_that_a_smaller_budget_cut():
+    words = "recommender epochs 2 (paper 500)"
+    less = [make_record(seed=seed, cut=["data: other", f"settings: {words}"]) for seed in (0, 1)]
+    assert list(progress.ratios(less)["smaller"]) == [words]
+    assert list(progress.ratios([make_record(cut=["data: other"])])["smaller"]) == [""]
 
 
 def test_ratios_leave_out_the_rows_of_ablations():

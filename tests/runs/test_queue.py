@@ -14,8 +14,8 @@ import pytest
 
 from semid_lib.data import list_datasets, synthetic_catalogue
 from semid_lib.errors import InputError
-from semid_lib.runs import Entry, queue, records
-from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS
+from semid_lib.runs import Entry, queue, queue_list, records
+from semid_lib.systems import FLOORS, SYSTEMS, TOKENIZERS, sweep_of
 
 # ---------------------------------------------------------------- the list
 
@@ -50,8 +50,8 @@ def test_every_experiment_of_the_resid_chapters_is_there():
         for system in ("tiger", "e1", "e2", "e3", "q1", "q2", "bert4rec", "bert4rec-star"):
             assert f"{system}--default--{data}--paper--s0" in names
     swept = [e.variant for e in queue.select("resid--*--beauty--paper--s0")]
-    for sweep, count in (("checkpoint-", 6), ("size-", 5), ("branching-", 6)):
-        assert sum(variant.startswith(sweep) for variant in swept) == count
+    for sweep, count in (("checkpoint", 6), ("size", 5), ("branching", 6)):
+        assert sum(sweep_of("resid", variant) == sweep for variant in swept) == count
     sizes = {"resid", "sasrec", "tiger"}
     assert {e.system for e in queue.select("*--size-*")} == sizes
     assert len(queue.select("sasrec--size-*")) == 5
@@ -120,7 +120,7 @@ def test_learnt_tokenizers_have_one_budget_in_runs_that_end_with_their_codes():
             entry.system in ("vqvae", "rqvae", "mq", "r3vae", "tiger", "q1")
             and entry.profile == "paper"
         )
-        steps = 500 if entry.variant.startswith(("t0.", "t1-")) else 2000
+        steps = 500 if sweep_of(entry.system, entry.variant) == "temperature" else 2000
         smaller = learnt and entry.variant != "whole"
         budget = {"quantizer": {"steps": steps, "batch_size": 512}} if smaller else {}
         assert entry.overrides == budget, entry.name
@@ -172,20 +172,32 @@ WORKER = """
 import dataclasses, json, os, sys, time
 from pathlib import Path
 from unittest import mock
-from semid_lib import data, encoders, queue, results, systems
+from semid_lib import cli, data, encoders
+from semid_lib.runs import queue, records
+from semid_lib.systems import SYSTEMS
 
 place = Path(os.environ["PLACE"])
 real = data.load_dataset
 data.load_dataset = lambda name: real(place / "party")
-small = {"recommender": {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 6, "patience": None,
-                         "batch_size": 8}}
-systems.SYSTEMS["sasrec"] = dataclasses.replace(systems.SYSTEMS["sasrec"], quick=small)
+
+
+def shrink(system, **quick):
+    # other quick settings for the stages of a system
+    presets = {
+        role: dataclasses.replace(preset, quick=quick.get(role, {}))
+        for role, preset in SYSTEMS[system].presets.items()
+    }
+    SYSTEMS[system] = dataclasses.replace(SYSTEMS[system], **presets)
+
+
+small = {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 6, "patience": None, "batch_size": 8}
+shrink("sasrec", recommender=small)
 tiny = {"dim": 8, "ffn_dim": 16, "num_heads": 2, "epochs": 2}
 smaller = {"encoder": {**tiny, "max_length": 5},
            "quantizer": {"branching": (4, 3, "auto")},
            "recommender": {**tiny, "num_layers": 1, "head_dim": 4, "max_history": 4}}
 for name in ("resid", "q2"):
-    systems.SYSTEMS[name] = dataclasses.replace(systems.SYSTEMS[name], quick=smaller)
+    shrink(name, **smaller)
 fit = encoders.FAMAE.fit
 
 
@@ -198,7 +210,7 @@ def fit_famae(self, *args, **kwargs):
 
 
 encoders.FAMAE.fit = fit_famae
-write_json = results.write_json
+write_json = records.write_json
 
 
 def write_record(path, value):
@@ -207,7 +219,7 @@ def write_record(path, value):
         return write_json(path, value)
 
 
-results.write_json = write_record
+records.write_json = write_record
 queue.entries = lambda: [queue.Entry(**e) for e in json.loads((place / "entries.json").read_text())]
 run = queue.run
 
@@ -225,9 +237,11 @@ def noted(system, *args, **kwargs):
 
 queue.run = noted
 if (place / "long").exists():
-    small["recommender"]["epochs"] = 10**6
+    small["epochs"] = 10**6
 queue.WORKER = (sys.executable, __file__)
 if __name__ == "__main__":
+    if sys.argv[1] == "queue":
+        cli.main()
     sys.exit(queue.main())
 """
 
@@ -253,7 +267,7 @@ def fill(place, monkeypatch, *wanted):
     entries = [{"dataset": "party", "profile": "quick", **w} for w in wanted]
     (place / "entries.json").write_text(json.dumps(entries))
     monkeypatch.setattr(queue, "entries", lambda: [Entry(**e) for e in entries])
-    monkeypatch.setitem(queue._FILE, "whole_codes", [])
+    monkeypatch.setattr(queue_list, "WHOLE_CODES", ())
     return queue.entries()
 
 
@@ -283,7 +297,7 @@ def test_only_what_is_asked_for_is_run_and_its_time_is_the_estimate(place, monke
 
 def test_stops_inside_the_budget_and_goes_on_to_the_same_record(place, monkeypatch):
     (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
-    code = subprocess.run([*queue.WORKER, "work", entry.name, "--until", repr(time.monotonic())])
+    code = subprocess.run([*queue.WORKER, entry.name, "--until", repr(time.monotonic())])
     assert (code.returncode, queue.state(entry)) == (queue.PAUSED, "partial")
     assert queue.run_queue(budget=3600, say=lambda _: None)
     once = records.load_record(entry.record_path)
@@ -328,7 +342,7 @@ def test_a_runner_that_is_told_to_end_leaves_no_worker(place, monkeypatch, numbe
     (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
     (place / "long").touch()
     runner = subprocess.Popen(
-        [sys.executable, str(place / "worker.py"), "run"], stderr=subprocess.PIPE, text=True,
+        [*queue.WORKER, "queue", "run"], stderr=subprocess.PIPE, text=True,
         # a job in the background is started with Ctrl-C ignored, and so are these tests then
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
@@ -384,7 +398,8 @@ def test_two_runners_never_take_the_same_entry(place, monkeypatch):
     fill(place, monkeypatch, *({"system": floor} for floor in floors))
     runners = [
         subprocess.Popen(
-            [*queue.WORKER, "run", "--jobs", "2", "--device", "cpu"], stdout=subprocess.PIPE
+            [*queue.WORKER, "queue", "run", "--jobs", "2", "--device", "cpu"],
+            stdout=subprocess.PIPE,
         )
         for _ in range(2)
     ]
@@ -398,12 +413,12 @@ def test_two_runners_never_take_the_same_entry(place, monkeypatch):
 def test_lock_of_a_killed_worker_is_free(place, monkeypatch):
     (entry,) = fill(place, monkeypatch, {"system": "markov"})
     (place / "stuck").touch()
-    worker = subprocess.Popen([*queue.WORKER, "work", entry.name])
+    worker = subprocess.Popen([*queue.WORKER, entry.name])
     try:
         while queue.state(entry) != "running":
             assert worker.poll() is None
             time.sleep(0.05)
-        busy = subprocess.run([*queue.WORKER, "work", entry.name], check=False)
+        busy = subprocess.run([*queue.WORKER, entry.name], check=False)
         assert busy.returncode == queue.BUSY
     finally:
         worker.kill()
@@ -427,6 +442,7 @@ def test_a_record_of_a_smaller_run_is_replaced_last(place, monkeypatch):
     small, other = fill(place, monkeypatch, *floors)
     assert queue.run_queue(say=lambda _: None, only="popularity", device="cpu")
     record = records.load_record(small.record_path)
+    record.pop("cuts")  # as records of before
     record["cut"] = ["settings: recommender epochs 2 (paper 150)"]
     records.write_record(record, force=True)
     assert queue.state(small) == "cut"
@@ -481,22 +497,44 @@ def test_bad_arguments(arguments, message):
         queue.run_queue(**arguments)
 
 
-def test_main_names_errors_without_a_traceback(capsys):
-    assert queue.main(["work", "no-such-entry"]) == 2
+def test_a_worker_names_errors_without_a_traceback(capsys):
+    assert queue.main(["no-such-entry"]) == 2
     assert "no queue entry is named 'no-such-entry'" in capsys.readouterr().err
-    assert queue.main(["list", "--only", "beauty"]) == 0
-    assert "resid--default--beauty--paper--s2" in capsys.readouterr().out
+
+
+def test_a_row_stands_for_what_it_names_the_last_varying_fastest(monkeypatch):
+    """A hand-worked case: seeds, datasets, systems, variants; a sweep's points come last."""
+    row = queue_list.Row(
+        "kmeans rkmeans", "office toys", variants="default cent*", seeds=(3, 1), minutes=7
+    )
+    monkeypatch.setattr(queue_list, "RUNS", (row, queue_list.Row("rpg", "office", sweeps="digits")))
+    found = [(e.seed, e.dataset, e.system, e.variant, e.minutes) for e in queue.entries()]
+    first = [("kmeans", "default"), ("rkmeans", "default"), ("rkmeans", "centred")]
+    assert found[:12] == [
+        (seed, dataset, *run, 7) for seed in (3, 1) for dataset in ("office", "toys")
+        for run in first
+    ]  # fmt: skip
+    assert found[12:] == [(0, "office", "rpg", f"digits-{m}", 20 * 0.25) for m in (8, 16, 32, 64)]
 
 
 def test_the_path_that_trains_needs_few_packages(place, monkeypatch):
-    """Where torch, NumPy, SciPy, scikit-learn and pandas are, but no typer, pooch and so on."""
+    """Where torch, NumPy, SciPy, scikit-learn and pandas are, but no typer, faiss and so on."""
     (entry,) = fill(place, monkeypatch, {"system": "sasrec"})
-    missing = ("typer", "faiss", "pooch", "matplotlib", "transformers", "umap", "IPython", "numba")
+    missing = (
+        "typer",
+        "faiss",
+        "platformdirs",
+        "matplotlib",
+        "transformers",
+        "umap",
+        "IPython",
+        "numba",
+    )
     code = f"""
         import runpy, sys
         for name in {missing!r}:
             sys.modules[name] = None
-        sys.argv = ["worker.py", "work", {entry.name!r}]
+        sys.argv = ["worker.py", {entry.name!r}]
         runpy.run_path({str(place / "worker.py")!r}, run_name="__main__")
     """
     done = subprocess.run(
