@@ -181,7 +181,7 @@ def test_pretraining_teaches_attributes(make_split):
 def test_what_pretraining_reads(split, kind, monkeypatch):
     """Every beginning of two items or more, or the whole train part; the newest five of it."""
     rows = []
-    monkeypatch.setattr(S3Rec, "_train", lambda self, split, loss, r, lengths, **k: rows.append(r))
+    monkeypatch.setattr(S3Rec, "_train", lambda self, split, loss, r, *a, **k: rows.append(r))
     model = S3Rec(**TINY, max_history=5, pretrain_samples=kind)
     model._pretrain(split)
     read = sorted(tuple(split.items[a : b + 1]) for a, b in rows[0].T)

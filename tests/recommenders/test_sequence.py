@@ -63,7 +63,8 @@ def test_the_loss_of_groups_is_that_of_the_padded_batch_and_of_rows_alone(
     if kind is BERT4Rec:  # the newest, and every third before it, whatever else is in the batch
         model._choose = lambda valid: valid & (torch.arange(valid.shape[1], 0, -1) % 3 == 1)
     monkeypatch.setattr(  # its negatives: those of each target, not of its place in the batch
-        "semid_lib.layers.torch.randint", lambda high, size, device: torch.full(size, 7 % high)
+        "semid_lib.networks.losses.torch.randint",
+        lambda high, size, device: torch.full(size, 7 % high),
     )
     rows, items = torch.as_tensor(np.stack(model._sequences(split))), torch.as_tensor(split.items)
     rows = rows[:, np.random.default_rng(3).permutation(rows.shape[1])[:23]]
