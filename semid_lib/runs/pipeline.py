@@ -24,6 +24,7 @@ from semid_lib.runs.locks import BusyError, locked
 from semid_lib.runs.preparation import (
     check_size,
     check_until,
+    chosen_plan,
     configuration,
     read_data,
     with_precision,
@@ -100,14 +101,7 @@ class Work(Workspace):
         given = system if isinstance(system, systems.Plan) else None
         device = join(resolve_device(device, given.profile if given else profile))
         self.data = read_data(dataset)
-        if given is None:
-            chosen = systems.plan(system, self.data, profile, variant, overrides, until)
-        else:
-            chosen = given.up_to(until)
-        if given is not None and (overrides or variant != "default"):
-            raise InputError("a plan has its variant and overrides in it: make another plan")
-        if chosen.dataset != self.data.name:
-            raise InputError(f"the plan is for {chosen.dataset!r}, not for {self.data.name!r}")
+        chosen = chosen_plan(system, self.data, profile, variant, overrides, until)
         self.plan, precision = with_precision(chosen, precision, device)
         if not SEED.holds(seed):
             raise InputError(f"seed is {seed!r}, but {SEED.words}")
@@ -120,7 +114,7 @@ class Work(Workspace):
         self.until = until
         self.config = configuration(self.plan, self.estimators, precision)
         self.fitted: dict[str, object] = {}
-        name = self._name(chosen.variant)
+        name = own = self._name(chosen.variant)
         if given is None:
             same = systems.plan(system, self.data, profile, "default", overrides)
             if replace(same, variant=variant, cut=chosen.cut) == chosen:
@@ -128,11 +122,7 @@ class Work(Workspace):
         data = {"data": self.data.sha256, "contents": self.data.contents_sha256}
         identity = {"config": self.config, **data, "seed": self.seed}
         around = {"device": device, "deadline": deadline, "progress": progress}
-        super().__init__(
-            self._name(chosen.variant),
-            folder or runs_folder() / f"{name}-{digest(identity)}",
-            **around,
-        )
+        super().__init__(own, folder or runs_folder() / f"{name}-{digest(identity)}", **around)
         self.claim(self.folder, identity)
         self.encoder_folder = self.folder
         if folder is None and "encoder" in self.estimators:

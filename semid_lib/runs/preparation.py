@@ -8,7 +8,7 @@ from dataclasses import replace
 from semid_lib.compute.distributed import place
 from semid_lib.errors import InputError
 from semid_lib.runs.records import CUTOFFS, is_name
-from semid_lib.systems.planning import Plan
+from semid_lib.systems import Plan, System, plan
 
 
 def read_data(dataset):
@@ -22,6 +22,23 @@ def read_data(dataset):
     if not is_name(data.name):
         raise InputError(f"the data are called {data.name!r}: rename them, without < > | `")
     return data
+
+
+def chosen_plan(
+    system: str | System | Plan, data, profile: str, variant: str, overrides, until: str | None
+) -> Plan:
+    """The plan of a run; one that is given has its profile, variant and overrides in it.
+
+    Raises InputError for a plan of other data, or beside which a variant or overrides are asked
+    for; and see `systems.plan`.
+    """
+    if not isinstance(system, Plan):
+        return plan(system, data, profile, variant, overrides, until)
+    if overrides or variant != "default":
+        raise InputError("a plan has its variant and overrides in it: make another plan")
+    if system.dataset != data.name:
+        raise InputError(f"the plan is for {system.dataset!r}, not for {data.name!r}")
+    return system.up_to(until)
 
 
 def with_precision(plan: Plan, precision: str, device: str) -> tuple[Plan, str]:

@@ -51,11 +51,11 @@ FAMAE = Preset(
 # two grow the same tree and differ in its numbering alone.
 GAOQ = Preset(
     "semid_lib.quantizers:GAOQ",
-    paper={"branching": branching, "max_iter": 20, "anchors": "orthonormal", "device": "cpu"},
+    paper={"branching": branching, "max_iter": 20, "anchors": "orthonormal"},
 )
 HIERARCHICAL = Preset(
     "semid_lib.quantizers:HierarchicalKMeans",
-    paper={"branching": branching, "max_iter": 20, "device": "cpu"},
+    paper={"branching": branching, "max_iter": 20},
 )
 
 # E2's and E3's encoders: SASRec and BERT4Rec with the fields, as wide as FAMAE.
