@@ -196,14 +196,14 @@ def evaluate(
 def _rank_batch(recommender, histories, targets, cut) -> dict[str, Ranks]:
     """Ranks by both rules. Histories hold indices already, so no ids are mapped."""
     if cut is None:
-        scores = np.asarray(recommender._scores(histories))
+        scores = np.asarray(recommender.scores(histories))
         if scores.shape[-1] != recommender.num_items_fitted:
             raise InputError(
                 f"{type(recommender).__name__} gave {scores.shape[-1]} scores a user for "
                 f"{recommender.num_items_fitted} items: is padding among them?"
             )
         return ranks_by_rule(scores, targets, histories)
-    items, scores = recommender._generate(histories, cut, False)
+    items, scores = recommender.generate(histories, cut, False)
     return {
         "all": ranks_from_lists(items, targets, scores),
         "unseen": ranks_from_lists(items, targets, scores, histories),

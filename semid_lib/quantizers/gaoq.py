@@ -115,12 +115,12 @@ class GAOQ(HierarchicalKMeans):
     def _choose(self, level, residuals, free, rng) -> np.ndarray:
         return free[match(_unit(residuals) @ self.anchors_[level - 1][free].T)]
 
-    def _state(self):
+    def state(self):
         anchors = {f"anchors.{i}": A for i, A in enumerate(self.anchors_)}
-        return {**super()._state(), **anchors, "alignment": np.array(self.alignment_)}
+        return {**super().state(), **anchors, "alignment": np.array(self.alignment_)}
 
-    def _restore(self, arrays):
-        super()._restore(arrays)
+    def restore(self, arrays):
+        super().restore(arrays)
         self.anchors_ = [arrays[f"anchors.{i}"] for i in range(len(self.level_sizes_) - 1)]
         self.coherence_ = [coherence(A) for A in self.anchors_]
         self.alignment_ = arrays["alignment"].tolist()

@@ -18,17 +18,17 @@ class Popularity(Recommender):
 
     def fit(self, split, sids=None) -> Popularity:
         """Count the items of the train part. `sids` is not used. Cost: O(M)."""
-        self._see(split)
+        self.remember(split)
         self.counts_ = split.train_counts().astype(np.float64)
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         return np.broadcast_to(self.counts_, (len(histories), self.num_items_))
 
-    def _state(self):
+    def state(self):
         return {"counts": torch.tensor(self.counts_)}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.counts_ = _array(tensors, "counts")
 
 
@@ -45,7 +45,7 @@ class MarkovChain(Recommender):
 
     def fit(self, split, sids=None) -> MarkovChain:
         """Count adjacent pairs within each user's train part. `sids` is not used. Cost: O(M)."""
-        self._see(split)
+        self.remember(split)
         begins = np.zeros(len(split.items) + 1, dtype=bool)
         begins[split.indptr] = True
         second = np.flatnonzero(~begins[1:-1]) + 1
@@ -54,14 +54,14 @@ class MarkovChain(Recommender):
         self.backoff_ = split.train_counts() / (len(split.items) + 1)
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         last = np.array([history[-1] for history in histories])
         return self.counts_[last].toarray() + self.backoff_
 
-    def _state(self):
+    def state(self):
         return {"backoff": torch.tensor(self.backoff_), **_sparse_state(self.counts_)}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.backoff_ = _array(tensors, "backoff")
         self.counts_ = _sparse_restore(tensors, self.num_items_)
 
@@ -86,7 +86,7 @@ class ItemKNN(Recommender):
     def fit(self, split, sids=None) -> ItemKNN:
         """Count users by pair of items. `sids` is not used. Cost: O(sum of squared lengths)."""
         check_settings(self)
-        self._see(split)
+        self.remember(split)
         takes = _occurrences(split.train_sequences(), self.num_items_)
         takes.data[:] = 1.0
         both = (takes.T @ takes).tocoo()
@@ -98,15 +98,15 @@ class ItemKNN(Recommender):
             _keep_largest(self.similarity_, self.neighbours)
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         scores = _occurrences(histories, self.num_items_) @ self.similarity_
         scores.data = scores.data.round(12)  # sums that differ only by the order of adding tie
         return scores.toarray()
 
-    def _state(self):
+    def state(self):
         return _sparse_state(self.similarity_)
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.similarity_ = _sparse_restore(tensors, self.num_items_)
 
 

@@ -115,9 +115,9 @@ class RPG(ParallelRecommender):
             beam, scored = near.gather(1, best.indices), scored + fresh.sum(1)
         return beam.masked_fill(best.values.isneginf(), PADDING), best.values, scored
 
-    def _scores(self, histories):
+    def scores(self, histories):
         if self.decoding == "exact":
-            return super()._scores(histories)
+            return super().scores(histories)
         scores = np.full((len(histories), self.num_items_), -np.inf)
         items, values = self._best(histories, self.num_items_)
         row, column = np.nonzero(items >= 0)

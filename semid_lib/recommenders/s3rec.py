@@ -139,9 +139,9 @@ class S3Rec(CausalRecommender):
         ]
         return sum(w * loss for w, loss in zip(self.task_weights, losses))
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self._attributes = tensors["owned"].numpy(), len(tensors["attribute"])
-        super()._restore(tensors)
+        super().restore(tensors)
 
 
 class _BothWays(SequenceNetwork):

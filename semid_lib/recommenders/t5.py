@@ -100,7 +100,7 @@ class T5Recommender(IdsRecommender):
         """
         self._check_ids(split, sids)
         check_settings(self)
-        self._see(split)
+        self.remember(split)
         device = resolve_device(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
@@ -166,7 +166,7 @@ class T5Recommender(IdsRecommender):
         longest = min(self.num_beams, self.num_items_)
 
         def validate():
-            items, scores = self._generate(histories, longest, False)
+            items, scores = self.generate(histories, longest, False)
             ranks = ranks_from_lists(items, targets, scores)
             found = gather({f"{m}@10": getattr(ranks, m)(10) for m in ("ndcg", "recall")})
             return {m: float(np.concatenate([f[m] for f in found]).mean()) for m in found[0]}
@@ -174,7 +174,7 @@ class T5Recommender(IdsRecommender):
         return validate
 
     @torch.no_grad()
-    def _generate(self, histories, k, exclude_history):
+    def generate(self, histories, k, exclude_history):
         """Beam search; with `exclude_history` one beam more for each item that is taken out."""
         if k > self.num_beams:
             raise InputError(
@@ -220,12 +220,12 @@ class T5Recommender(IdsRecommender):
         value = score[:, :, None].expand(item.shape).masked_fill(~live, -torch.inf)
         return item.masked_fill(~live, PADDING).flatten(1), value.flatten(1)
 
-    def _state(self):
+    def state(self):
         weights = {f"network.{n}": t for n, t in self.network_.state_dict().items()}
         codes = torch.from_numpy(self.sids_.codes)
         return {**weights, "codes": codes, "level_sizes": torch.tensor(self.sids_.level_sizes)}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         sids = SemanticIds(tensors["codes"].numpy(), tensors["level_sizes"].tolist())
         state = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
         self._build(sids, resolve_device(self.device), state["embedding.weight"].dtype)
