@@ -338,7 +338,8 @@ class ParallelRecommender(IdsRecommender):
         places, scores = top_items(self.log_probs(histories), self._mixed, k, self.half_scores)
         return self._order[places.cpu().numpy()], scores.cpu().double().numpy()
 
-    def metrics(self, split):  # by exact scores, whatever the decoding
+    def metrics(self, split) -> dict[str, float]:
+        """Recall@10 and NDCG@10 on the validation part, by exact scores whatever the decoding."""
         parts = zip(_parts(split.histories("validation")), _parts(split.targets["validation"]))
         found = [ranks_from_scores(ParallelRecommender.scores(self, h), t) for h, t in parts]
         gains = {m: [getattr(ranks, m)(10) for ranks in found] for m in ("recall", "ndcg")}

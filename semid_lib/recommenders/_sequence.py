@@ -176,6 +176,7 @@ class SequenceRecommender(Recommender):
         return read_histories(read, histories, self.max_history, device, about)
 
     def metrics(self, split) -> dict[str, float]:
+        """Recall@10 and NDCG@10 on the validation part, all items ranked."""
         hidden = self._encode(split.histories("validation"))
         targets = torch.as_tensor(split.targets["validation"], device=hidden.device)
         ranks = target_ranks(hidden, self._rows(), targets)

@@ -16,11 +16,11 @@ PADDING = -1
 class Recommender(ItemModel):
     """Histories in, ranked items out.
 
-    A subclass writes `fit(split, sids=None)`, which calls `self.remember(split)` and returns `self`;
-    `scores(histories)` if it scores every item, or `generate(histories, k, exclude_history)` if
-    it writes items one by one; `state()` and `restore(tensors)` for saving. What it can do it
-    declares as class attributes. Inside, items are always 0..N-1, and a history is an int64 array
-    `[T]`, newest last.
+    A subclass writes `fit(split, sids=None)`, which calls `self.remember(split)` and returns
+    `self`; `scores(histories)` if it scores every item, or `generate(histories, k,
+    exclude_history)` if it writes items one by one; `state()` and `restore(tensors)` for saving.
+    What it can do it declares as class attributes. Inside, items are always 0..N-1, and a history
+    is an int64 array `[T]`, newest last.
 
     Attributes:
         scores_all_items: capability; whether it writes `scores`, so that every item is ranked.

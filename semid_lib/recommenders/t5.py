@@ -7,7 +7,7 @@ import torch
 
 from semid_lib.codes import SemanticIds
 from semid_lib.compute.device import resolve_device
-from semid_lib.compute.distributed import gather, place
+from semid_lib.compute.distributed import all_gather, rank, world_size
 from semid_lib.compute.memory import keep_memory
 from semid_lib.errors import InputError
 from semid_lib.evaluation import ranks_from_lists
@@ -159,8 +159,7 @@ class T5Recommender(IdsRecommender):
             users = np.sort(rng.choice(users, self.validate_users, replace=False))
         if len(users) == 0:
             return None
-        rank, processes = place()
-        users = np.array_split(users, processes)[rank]
+        users = np.array_split(users, world_size())[rank()]
         everyone = split.histories("validation")
         histories, targets = [everyone[u] for u in users], split.targets["validation"][users]
         longest = min(self.num_beams, self.num_items_)
@@ -168,7 +167,7 @@ class T5Recommender(IdsRecommender):
         def validate():
             items, scores = self.generate(histories, longest, False)
             ranks = ranks_from_lists(items, targets, scores)
-            found = gather({f"{m}@10": getattr(ranks, m)(10) for m in ("ndcg", "recall")})
+            found = all_gather({f"{m}@10": getattr(ranks, m)(10) for m in ("ndcg", "recall")})
             return {m: float(np.concatenate([f[m] for f in found]).mean()) for m in found[0]}
 
         return validate

@@ -24,7 +24,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from semid_lib.compute.device import resolve_precision
-from semid_lib.compute.distributed import add_up, agree, make_equal, place
+from semid_lib.compute.distributed import (
+    all_reduce,
+    broadcast,
+    broadcast_parameters,
+    rank,
+    world_size,
+)
 from semid_lib.compute.flops import FlopCounter
 from semid_lib.compute.memory import keep_memory, while_it_fits
 from semid_lib.compute.precision import PRECISIONS
@@ -103,7 +109,7 @@ def train(
     """
     _check(SimpleNamespace(**locals()))
     per_epoch = min(num_samples, samples_per_epoch or num_samples)
-    batch_size *= place()[1] if shared else 1
+    batch_size *= world_size() if shared else 1
     total_steps = epochs * math.ceil(per_epoch / batch_size)
     patience = _in_epochs(patience, patience_steps, epochs / max(total_steps, 1))
     loop = _Loop(model, learning_rate, weight_decay, precision, device, checkpoint, shared)
@@ -117,7 +123,7 @@ def train(
         **({} if alike else {"alike": False}),
     )  # fmt: skip
     loop.resume(epochs)
-    show = place()[0] == 0 and (sys.stderr.isatty() if progress is None else progress)
+    show = rank() == 0 and (sys.stderr.isatty() if progress is None else progress)
     shown, width = loop.clock, shutil.get_terminal_size().columns  # tqdm hides where that is 0
     with tqdm(
         total=total_steps, initial=loop.step, desc=label, disable=not show, unit="step", ncols=width
@@ -131,7 +137,7 @@ def train(
             model.train()
             loop.outside += loop.lap()
             for position in range(loop.position, len(batches)):
-                if deadline is not None and agree(time.monotonic() > deadline):
+                if deadline is not None and broadcast(time.monotonic() > deadline):
                     loop.spent += loop.lap()
                     loop.save(position)
                     raise TrainingPaused(
@@ -216,8 +222,8 @@ class _Loop:
     def __init__(self, model, learning_rate, weight_decay, precision, device, checkpoint, shared):
         dtype, self.autocast = PRECISIONS[precision]
         self.model = model.to(device=device, dtype=dtype)
-        make_equal(model)
-        self.rank, self.processes = place() if shared else (0, 1)
+        broadcast_parameters(model)
+        self.rank, self.processes = (rank(), world_size()) if shared else (0, 1)
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_memory()
@@ -270,8 +276,8 @@ class _Loop:
         if self.processes > 1:
             for p in self.model.parameters():
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            add_up([p.grad for p in self.model.parameters()])
-            add_up([total])
+            all_reduce([p.grad for p in self.model.parameters()])
+            all_reduce([total])
         self.loss_sum += total
         if clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -335,7 +341,7 @@ class _Loop:
         if validate is not None:
             self.model.eval()
             with torch.no_grad():
-                entry.update(agree(validate()))
+                entry.update(broadcast(validate()))
             if entry[monitor] > self.best_value:
                 self.best_value, self.bad_epochs = entry[monitor], 0
                 self.history.best_epoch = entry["epoch"]
