@@ -53,7 +53,7 @@ class DIN(ClickModel):
         O(N L D) a step for the vectors of all items.
     """
 
-    _limits = {
+    limits = {
         "attention": SIZE, "hidden": several(SIZE), "code_form": choice("sum", "prefix"),
         "user_ids": FLAG,
     }  # fmt: skip

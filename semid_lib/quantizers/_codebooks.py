@@ -235,7 +235,7 @@ class CodebookQuantizer(LearntQuantizer):
 
     _run = CodebookRun
     restart = False
-    _limits = {
+    limits = {
         "hidden": several(SIZE), "latent": SIZE, "commitment": real(0), "epochs": whole() | NONE,
         "init": choice("kmeans", "uniform"),
     }  # fmt: skip

@@ -59,7 +59,7 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         [2, 2]
     """
 
-    _limits = {"init": ANY, "backend": choice("auto", "numba", "torch")}
+    limits = {"init": ANY, "backend": choice("auto", "numba", "torch")}
 
     def __init__(
         self, n_clusters=8, max_iter=20, random_state=0, init="k-means++", backend="auto",

@@ -65,7 +65,7 @@ class GAOQ(HierarchicalKMeans):
         (2, 3, 2)
     """
 
-    _limits = {"anchors": choice("orthonormal", "principal")}
+    limits = {"anchors": choice("orthonormal", "principal")}
 
     def __init__(
         self, branching=(32, 40, "auto"), max_iter=20, random_state=0, anchors="orthonormal",

@@ -47,7 +47,7 @@ class HierarchicalKMeans(Quantizer):
     Cost: O(N D sum_l b_l) a Lloyd step; memory X, its centred copy and N b_1 costs.
     """
 
-    _limits = {"branching": ANY, "backend": choice("auto", "numba", "torch"), "n_jobs": ANY}
+    limits = {"branching": ANY, "backend": choice("auto", "numba", "torch"), "n_jobs": ANY}
 
     def __init__(
         self, branching=(32, 40, "auto"), max_iter=20, random_state=0, backend="auto",

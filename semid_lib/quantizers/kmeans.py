@@ -68,7 +68,7 @@ class ResidualKMeans(Quantizer):
         [0.0, 1.0, 10.0, 11.0]
     """
 
-    _limits = {"balanced": FLAG, "normalize_residuals": FLAG}
+    limits = {"balanced": FLAG, "normalize_residuals": FLAG}
 
     def __init__(
         self, num_levels=3, n_clusters=256, max_iter=25, random_state=0, balanced=False,

@@ -53,7 +53,7 @@ class PQ(Quantizer):
     Cost: O(N K D) a step, in one thread (so that a seed decides the codes).
     """
 
-    _limits = {
+    limits = {
         "num_blocks": SIZE, "num_codes": whole(2), "precision": choice("float32", "float64"),
     }  # fmt: skip
 
@@ -202,7 +202,7 @@ class OPQ(PQ):
     Cost: a turn is O(N K D steps + N D^2 + D^3).
     """
 
-    _limits = {"num_rounds": SIZE, "steps": SIZE, "init": choice("pca", "random")}
+    limits = {"num_rounds": SIZE, "steps": SIZE, "init": choice("pca", "random")}
 
     def __init__(
         self, num_blocks=4, num_codes=256, num_rounds=50, steps=4, max_iter=LAST_STEPS, init="pca",

@@ -88,7 +88,7 @@ class R3VAE(LearntQuantizer):
         384 dimensions, 3 x 256: 1.25 steps of an RQVAE with 512-256-128-32, and 1.6 without top K.
     """
 
-    _limits = {
+    limits = {
         "top_k": SIZE | NONE, "renormalise": FLAG, "reference": FLAG, "rating": FLAG,
         "commitment": real(0), "sc_weight": real(0), "pd_weight": real(0),
         "sc_vectors": choice("residual", "quantized"),

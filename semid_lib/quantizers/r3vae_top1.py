@@ -134,7 +134,7 @@ class R3VAETop1(LearntQuantizer):
     """
 
     _run = Top1Run
-    _limits = {"sc_weight": real(0), "pd_weight": real(0), "epochs": whole() | NONE}
+    limits = {"sc_weight": real(0), "pd_weight": real(0), "epochs": whole() | NONE}
 
     def __init__(
         self, num_levels=3, num_codes=256, sc_weight=0.1, pd_weight=0.05, epochs=None,

@@ -35,7 +35,7 @@ class RandomCodes(Quantizer):
         CapacityError: a tree too small.
     """
 
-    _limits = {"branching": ANY}
+    limits = {"branching": ANY}
 
     def __init__(self, num_levels=3, num_codes=256, branching=None, random_state=0):
         keep_settings(locals())

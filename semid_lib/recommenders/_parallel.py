@@ -199,7 +199,7 @@ class ParallelRecommender(IdsRecommender):
     """
 
     unique_ids = False  # items of equal codes tie
-    _limits = {
+    limits = {
         "head_norm": choice("rpg", "paper", "both"), "half_scores": FLAG,
         "long_histories": choice("rows", "windows", "last"),
     }  # fmt: skip

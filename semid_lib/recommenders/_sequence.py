@@ -59,7 +59,7 @@ class SequenceRecommender(Recommender):
     """
 
     reads_fields = True
-    _limits = {
+    limits = {
         "score_with": choice("fused", "id"), "similarity": choice("dot", "cosine"),
         "loss": choice(*LOSSES), "targets": choice("all", "last"),
         "long_histories": choice("last", "windows"),

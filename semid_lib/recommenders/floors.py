@@ -77,7 +77,7 @@ class ItemKNN(Recommender):
         shrinkage: pulls similarities of rare pairs towards 0, >= 0.
     """
 
-    _limits = {"neighbours": whole() | NONE, "shrinkage": real(0)}
+    limits = {"neighbours": whole() | NONE, "shrinkage": real(0)}
 
     def __init__(self, neighbours: int | None = None, shrinkage: float = 0.0):
         self.neighbours = neighbours

@@ -53,7 +53,7 @@ class RPG(ParallelRecommender):
     by graph O(steps beams edges m).
     """
 
-    _limits = {
+    limits = {
         "decoding": choice("exact", "graph"), "beams": SIZE, "edges": SIZE, "steps": whole(),
     }  # fmt: skip
 

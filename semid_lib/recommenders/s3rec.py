@@ -56,7 +56,7 @@ class S3Rec(CausalRecommender):
     takes about 180 s of one CPU thread.
     """
 
-    _limits = {
+    limits = {
         "attributes": NAMES, "pretrain_samples": choice("sliding", "sequences"),
         "pretrain_epochs": whole(0), "pretrain_batch_size": whole(), "task_weights": _WEIGHTS,
     }  # fmt: skip

@@ -71,7 +71,7 @@ class T5Recommender(IdsRecommender):
     """
 
     scores_all_items = False
-    _limits = {
+    limits = {
         "num_beams": SIZE, "search": choice("constrained", "free"), "end_token": FLAG,
         "validate_users": whole(0) | NONE,
     }  # fmt: skip
