@@ -691,7 +691,7 @@ class Chain(Recommender):
     """First-order Markov chains over the prefixes of all depths."""
 
     def fit(self, split, sids=None):
-        self._see(split)
+        self.remember(split)
         n = split.train_counts() + 1.0
         old, new = adjacent(split)
         self.scores_ = np.tile(n / n.sum(), (len(n), 1))
@@ -709,7 +709,7 @@ class Chain(Recommender):
             self.scores_ += p[node][:, node] * (n / mass[node])
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         return self.scores_[[h[-1] for h in histories]].round(12)
 
 
@@ -761,7 +761,7 @@ class Reader(Recommender):
         self.tables, self.ridge, self.floor = tables, ridge, floor
 
     def fit(self, split, sids=None):
-        self._see(split)
+        self.remember(split)
         HH, HY, h, y = self.tables
         number = [np.unique(c, return_inverse=True)[1] for c in sids.T]
         hots = [np.eye(k.max() + 1)[k] for k in number]
@@ -780,7 +780,7 @@ class Reader(Recommender):
             self.p_.append(n @ hot / n.sum())
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         H = recent(histories, len(self.X_)) @ self.X_
         H = np.hstack([H, np.ones((len(H), 1))])
         scores = np.tile(self.log_n_, (len(H), 1))

@@ -1538,7 +1538,7 @@ against this one with batches of 32.
 # %%
 script = """
 from semid_lib.data import leave_one_out, synthetic_catalogue
-from semid_lib.compute.distributed import join, place
+from semid_lib.compute.distributed import join, rank
 from semid_lib.recommenders import SASRec
 
 def losses(batch_size):
@@ -1552,7 +1552,7 @@ def losses(batch_size):
 if __name__ == "__main__":
     join("cpu")  # finds the others; alone, it does nothing
     found = losses(batch_size=16)
-    if place()[0] == 0:
+    if rank() == 0:
         print(*found)
 """
 launch = "-m torch.distributed.run --standalone --nproc-per-node 2"

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from semid_lib import __version__
-from semid_lib.compute.distributed import place
+from semid_lib.compute.distributed import rank
 from semid_lib.errors import InputError, RecordError, SemidError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -159,7 +159,7 @@ def run_command(
             )
     with told_how_to_go_on(), pausing(seconds) as deadline:
         done = pipeline.run(system, dataset, deadline=deadline, **settings)
-    if place()[0] > 0:
+    if rank() > 0:
         return
     print(readable(summary(done)))
     if keep:

@@ -1,6 +1,6 @@
 """The settings of a model: kept under their names, and checked against a table of limits.
 
-A class says in `_limits` what its own settings may be; settings that mean the same everywhere stand
+A class says in `limits` what its own settings may be; settings that mean the same everywhere stand
 in `COMMON`. Constructors store what they are given, as scikit-learn asks; `fit` checks before it
 computes anything, and so does a run before its first stage.
 """
@@ -128,10 +128,10 @@ def kept_settings(kind: type, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def limits_of(kind: type) -> dict[str, Limit]:
-    """The limit of every setting of a class: its own and its bases' `_limits`, then `COMMON`."""
+    """The limit of every setting of a class: its own and its bases' `limits`, then `COMMON`."""
     own: dict[str, Limit] = {}
     for base in reversed(kind.__mro__):
-        own |= vars(base).get("_limits", {})
+        own |= vars(base).get("limits", {})
     return {name: own.get(name) or COMMON.get(name, ANY) for name in setting_names(kind)}
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semid_lib.compute.distributed import place
+from semid_lib.compute.distributed import rank
 from semid_lib.errors import CheckpointError, RecordError, SemidError, StorageError
 from semid_lib.settings import of_python
 
@@ -62,7 +62,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 def _replace(path: Path, payload: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if place()[0] > 0:
+    if rank() > 0:
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -236,11 +236,11 @@ class Scorer(Recommender):
     """Coarse scores that depend on the last item, so that many tie."""
 
     def fit(self, split, sids=None):
-        self._see(split)
+        self.remember(split)
         self.table_ = np.random.default_rng(7).integers(0, 9, (split.num_items,) * 2) * 1.0
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         return self.table_[[h[-1] for h in histories]]
 
 
@@ -253,9 +253,9 @@ class Generator(Scorer):
 
     scores_all_items = False
 
-    def _generate(self, histories, k, exclude_history):
+    def generate(self, histories, k, exclude_history):
         self.calls.append((len(histories), k, exclude_history))
-        return super()._generate(histories, k, exclude_history)
+        return super().generate(histories, k, exclude_history)
 
 
 class TestEvaluate:

@@ -84,7 +84,7 @@ def refused(kind, **settings):
 def test_every_setting_of_every_class_has_a_limit_that_its_default_keeps(kind):
     check_settings(kind())
     for name, limit in limits_of(kind).items():
-        declared = any(name in vars(base).get("_limits", {}) for base in kind.__mro__)
+        declared = any(name in vars(base).get("limits", {}) for base in kind.__mro__)
         assert declared or name in COMMON, f"{kind.__name__}.{name} has no limit"
         if limit is ANY or limit in (NAMES, TEXT):
             continue

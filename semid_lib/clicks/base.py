@@ -12,13 +12,13 @@ from semid_lib.recommenders.item_model import ItemModel
 class ClickModel(ItemModel):
     """Says of each shown item how likely its user is to click on it.
 
-    A subclass writes `fit(clicks, sids=None)`, which calls `self._see(clicks)` and returns `self`,
-    `rate(clicks, rows)`, and `_state()` and `_restore(tensors)` for saving.
+    A subclass writes `fit(clicks, sids=None)`, which calls `self.remember(clicks)` and returns
+    `self`; `rate(clicks, rows)`; and `state()` and `restore(tensors)` for saving.
     """
 
-    def _see(self, clicks: Clicks) -> None:
+    def remember(self, clicks: Clicks) -> None:
         """Remember the catalogue and the number of users."""
-        super()._see(clicks)
+        super().remember(clicks)
         self.num_users_ = clicks.data.num_users
 
     def predict(self, clicks: Clicks, rows="test") -> np.ndarray:

@@ -53,7 +53,7 @@ class DIN(ClickModel):
         O(N L D) a step for the vectors of all items.
     """
 
-    _limits = {
+    limits = {
         "attention": SIZE, "hidden": several(SIZE), "code_form": choice("sum", "prefix"),
         "user_ids": FLAG,
     }  # fmt: skip
@@ -115,7 +115,7 @@ class DIN(ClickModel):
             identity={**self.get_params(), "device": 0, "data": clicks.data.sha256,
                       "rows": _digest(tokens, label, clicks.part, clicks.start)},
         )  # fmt: skip
-        self._see(clicks)
+        self.remember(clicks)
         return self
 
     def rate(self, clicks, rows) -> np.ndarray:
@@ -160,10 +160,10 @@ class DIN(ClickModel):
         rated = [self._logits(columns, part).double().sigmoid() for part in parts if len(part)]
         return torch.cat(rated).cpu().numpy() if rated else np.empty(0)
 
-    def _state(self):
+    def state(self):
         return self.network_.state_dict()
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.num_users_ = len(tensors["user"])
         self._build(tensors["tokens"].numpy(), self.num_users_)
         self.network_.to(tensors["table"].dtype).load_state_dict(tensors)

@@ -13,12 +13,18 @@ from __future__ import annotations
 
 import os
 
-_place = (0, 1)
+_rank = 0
+_world_size = 1
 
 
-def place() -> tuple[int, int]:
-    """This process's number and how many work together: (0, 1) unless `join` found more."""
-    return _place
+def rank() -> int:
+    """This process's number, 0 unless `join` found others."""
+    return _rank
+
+
+def world_size() -> int:
+    """How many processes work together, 1 unless `join` found more."""
+    return _world_size
 
 
 def join(device: str) -> str:
@@ -27,7 +33,7 @@ def join(device: str) -> str:
     Args:
         device: "cpu" or "cuda"; with "cuda" each process of a machine takes the GPU of its number.
     """
-    global _place
+    global _rank, _world_size
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return device
     import torch
@@ -37,13 +43,14 @@ def join(device: str) -> str:
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group()
-    _place = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    _rank = torch.distributed.get_rank()
+    _world_size = torch.distributed.get_world_size()
     return device
 
 
-def agree(value):
+def broadcast(value):
     """What the first process was given; the others wait for it."""
-    if _place[1] == 1:
+    if _world_size == 1:
         return value
     import torch
 
@@ -52,29 +59,29 @@ def agree(value):
     return values[0]
 
 
-def gather(value) -> list:
+def all_gather(value) -> list:
     """The values of all processes, in their order."""
-    if _place[1] == 1:
+    if _world_size == 1:
         return [value]
     import torch
 
-    values = [None] * _place[1]
+    values = [None] * _world_size
     torch.distributed.all_gather_object(values, value)
     return values
 
 
-def make_equal(module) -> None:
+def broadcast_parameters(module) -> None:
     """Give a module's parameters and buffers the first process's values."""
-    if _place[1] > 1:
+    if _world_size > 1:
         import torch
 
         for tensor in module.state_dict().values():
             torch.distributed.broadcast(tensor, 0)
 
 
-def add_up(tensors) -> None:
+def all_reduce(tensors) -> None:
     """Replace tensors of one dtype by their sums over the processes, in one message."""
-    if _place[1] == 1:
+    if _world_size == 1:
         return
     import torch
 

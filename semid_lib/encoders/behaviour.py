@@ -36,7 +36,7 @@ class ALS(BaseEstimator):
     Cost: O(M dim^2 + (U + N) dim^3) a turn at most, for M train pairs.
     """
 
-    _limits = {
+    limits = {
         "alpha": POSITIVE, "regularization": POSITIVE, "iterations": SIZE, "normalize": FLAG,
     }  # fmt: skip
 

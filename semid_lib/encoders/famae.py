@@ -81,7 +81,7 @@ class FAMAE(Probes, BaseEstimator):
         >>> vectors = FAMAE(dim=64, epochs=5).fit(split).embed()  # doctest: +SKIP
     """
 
-    _limits = {
+    limits = {
         "max_length": whole(2, 10**6), "field_weights": WEIGHTS, "scale": POSITIVE | NONE,
         "item_loss": choice("auto", "full", "sampled"), "masking": choice("last", "random"),
         "normalize": choice("none", "per_field_l2", "global_l2"),

@@ -88,7 +88,7 @@ class TextEncoder(BaseEstimator):
         "minilm" 13 to 38 s for 1,000 short texts on two cores.
     """
 
-    _limits = {
+    limits = {
         "model": TEXT, "columns": NAMES, "dim": SIZE | NONE, "pca": SIZE | NONE, "whiten": FLAG,
         "normalize": FLAG, "empty": choice("error", "zero"), "cache": ANY,
     }  # fmt: skip

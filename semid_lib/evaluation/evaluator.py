@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from semid_lib.compute.distributed import gather, place
+from semid_lib.compute.distributed import all_gather, rank, world_size
 from semid_lib.data.preprocess import BUCKET_ENDS, BUCKETS
 from semid_lib.errors import InputError
 from semid_lib.evaluation.ranks import Ranks, ranks_by_rule, ranks_from_lists
@@ -174,15 +174,14 @@ def evaluate(
     targets = split.targets[part][positions]
     found: dict[str, list[Ranks]] = {rule: [Ranks(*np.empty((2, 0), np.int64))] for rule in RULES}
     show = sys.stderr.isatty() if progress is None else progress
-    rank, processes = place()
-    mine = np.array_split(positions, processes)[rank]
+    mine = np.array_split(positions, world_size())[rank()]
     steps = range(0, len(mine), batch_size)
     for start in tqdm(steps, desc=f"evaluating on {part}", disable=not show):
         rows = mine[start : start + batch_size]
         batch = [histories[row] for row in rows]
         for rule, ranks in _rank_batch(recommender, batch, split.targets[part][rows], cut).items():
             found[rule].append(ranks)
-    everyone = gather(found)
+    everyone = all_gather(found)
     ranks = {
         rule: Ranks(*(
             np.concatenate([getattr(r, a) for parts in everyone for r in parts[rule]])
@@ -196,14 +195,14 @@ def evaluate(
 def _rank_batch(recommender, histories, targets, cut) -> dict[str, Ranks]:
     """Ranks by both rules. Histories hold indices already, so no ids are mapped."""
     if cut is None:
-        scores = np.asarray(recommender._scores(histories))
+        scores = np.asarray(recommender.scores(histories))
         if scores.shape[-1] != recommender.num_items_fitted:
             raise InputError(
                 f"{type(recommender).__name__} gave {scores.shape[-1]} scores a user for "
                 f"{recommender.num_items_fitted} items: is padding among them?"
             )
         return ranks_by_rule(scores, targets, histories)
-    items, scores = recommender._generate(histories, cut, False)
+    items, scores = recommender.generate(histories, cut, False)
     return {
         "all": ranks_from_lists(items, targets, scores),
         "unseen": ranks_from_lists(items, targets, scores, histories),

@@ -238,7 +238,7 @@ class CodebookQuantizer(LearntQuantizer):
 
     _run = CodebookRun
     restart = False
-    _limits = {
+    limits = {
         "hidden": several(SIZE), "latent": SIZE, "commitment": real(0), "epochs": whole() | NONE,
         "init": choice("kmeans", "uniform"),
     }  # fmt: skip
@@ -270,17 +270,17 @@ class CodebookQuantizer(LearntQuantizer):
 
     def inverse_transform(self, codes) -> np.ndarray:
         """The decoded sum of the words that codes or prefixes `[N, l >= 1]` name, `[N, d]`."""
-        self._check_fitted()
+        self.check_fitted()
         codes, network = check_codes(codes, self.level_sizes_), self.network_
         rows = in_chunks(
             lambda c: network.decode(network.words(c).sum(1)), codes, network.codebooks
         )
         return rows.astype(self._dtype)
 
-    def _state(self):
+    def state(self):
         return {k: t.cpu().numpy() for k, t in self.network_.state_dict().items()}
 
-    def _restore(self, arrays):
+    def restore(self, arrays):
         network = self._network(self.n_features_in_).to(resolve_device(self.device))
         network.to(torch.as_tensor(arrays["codebooks"]).dtype)
         load_weights(network, arrays)

@@ -137,7 +137,7 @@ class LearntQuantizer(Quantizer):
 
     def transform(self, X) -> np.ndarray:
         """The code of each level in turn, as at the end of `fit`, `[N, L]` int64."""
-        self._check_fitted()
+        self.check_fitted()
         X = check_vectors(self, X, reset=False)
         with one_thread(resolve_device(self.device)):
             return self._encode(X)

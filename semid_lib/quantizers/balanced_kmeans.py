@@ -54,7 +54,7 @@ class BalancedKMeans(ClusterMixin, BaseEstimator):
         [2, 2]
     """
 
-    _limits = {"init": ANY}
+    limits = {"init": ANY}
 
     def __init__(self, n_clusters=8, max_iter=20, random_state=0, init="k-means++"):
         keep_settings(locals())

@@ -92,20 +92,28 @@ def row_digests(X: np.ndarray) -> np.ndarray:
 class Quantizer(TransformerMixin, BaseEstimator):
     """Vectors `[N, D]` in, codes `[N, L]` int64 out.
 
-    A subclass implements `fit(X)`, which sets `codes_` and `level_sizes_` (codes of level l are
-    0..level_sizes_[l]-1), `transform(X)`, and for saving `_state() -> {name: array}` and
-    `_restore({name: array})`.
+    A subclass writes `fit(X, y=None)`, which sets `codes_` and `level_sizes_` (codes of level l are
+    0..level_sizes_[l]-1) and returns `self`; `transform(X)`; and for saving `state()` and
+    `restore(arrays)`. `check_vectors` and `check_fitted` look at what comes in.
     """
 
     def fit_transform(self, X, y=None) -> np.ndarray:
         """Fit, and return the codes of the rows of X, `[N, L]` int64."""
         return self.fit(X).codes_.copy()
 
-    def _check_fitted(self) -> None:
+    def state(self) -> dict[str, np.ndarray]:
+        """What was learnt besides the codes, name -> array, for `save`; nothing by default."""
+        return {}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what `state` returned; `load` has set settings and codes already."""
+
+    def check_fitted(self) -> None:
+        """Raise NotFittedError before `fit` or `load`."""
         if not hasattr(self, "codes_"):
             raise NotFittedError(f"{type(self).__name__} is not fitted: call fit(X) first")
 
-    def _recall(self, X) -> tuple[np.ndarray, list[int]]:
+    def fitted_codes(self, X) -> tuple[np.ndarray, list[int]]:
         """Codes `[N, L]` of rows that were fitted, bit for bit, and the other rows, which are new.
 
         Equal rows get theirs in the order of fit; one met more often than fitted counts as new.
@@ -127,7 +135,7 @@ class Quantizer(TransformerMixin, BaseEstimator):
 
         from semid_lib.storage import save_tensors
 
-        self._check_fitted()
+        self.check_fitted()
         meta = {
             "kind": type(self).__name__,
             "params": of_python(self.get_params(deep=False)),
@@ -136,7 +144,7 @@ class Quantizer(TransformerMixin, BaseEstimator):
             "names": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "dtype": np.dtype(self._dtype).name,
         }
-        arrays = {"codes_": self.codes_, **self._state()}
+        arrays = {"codes_": self.codes_, **self.state()}
         tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         return save_tensors(path, tensors, meta)
 
@@ -156,7 +164,7 @@ class Quantizer(TransformerMixin, BaseEstimator):
             self._dtype = np.dtype(meta["dtype"])
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             self.codes_ = check_codes(arrays.pop("codes_"), self.level_sizes_)
-            self._restore(arrays)
+            self.restore(arrays)
         return self
 
     def __sklearn_tags__(self):

@@ -64,7 +64,7 @@ class GAOQ(HierarchicalKMeans):
         (2, 3, 2)
     """
 
-    _limits = {"anchors": choice("orthonormal", "principal")}
+    limits = {"anchors": choice("orthonormal", "principal")}
 
     def __init__(
         self, branching=(32, 40, "auto"), max_iter=20, random_state=0, anchors="orthonormal",
@@ -114,12 +114,12 @@ class GAOQ(HierarchicalKMeans):
     def _choose(self, level, residuals, free, rng) -> np.ndarray:
         return free[match(_unit(residuals) @ self.anchors_[level - 1][free].T)]
 
-    def _state(self):
+    def state(self):
         anchors = {f"anchors.{i}": A for i, A in enumerate(self.anchors_)}
-        return {**super()._state(), **anchors, "alignment": np.array(self.alignment_)}
+        return {**super().state(), **anchors, "alignment": np.array(self.alignment_)}
 
-    def _restore(self, arrays):
-        super()._restore(arrays)
+    def restore(self, arrays):
+        super().restore(arrays)
         self.anchors_ = [arrays[f"anchors.{i}"] for i in range(len(self.level_sizes_) - 1)]
         self.coherence_ = [coherence(A) for A in self.anchors_]
         self.alignment_ = arrays["alignment"].tolist()

@@ -46,7 +46,7 @@ class HierarchicalKMeans(Quantizer):
     Cost: O(N D sum_l b_l) a Lloyd step; memory X, its centred copy and N b_1 costs.
     """
 
-    _limits = {"branching": ANY, "n_jobs": ANY}
+    limits = {"branching": ANY, "n_jobs": ANY}
 
     def __init__(self, branching=(32, 40, "auto"), max_iter=20, random_state=0, n_jobs=None):
         keep_settings(locals())
@@ -133,9 +133,9 @@ class HierarchicalKMeans(Quantizer):
         Raises:
             CapacityError: more new items than free last codes under a prefix.
         """
-        self._check_fitted()
+        self.check_fitted()
         X = check_vectors(self, X, reset=False)
-        codes, new = self._recall(X)
+        codes, new = self.fitted_codes(X)
         if new:
             codes[new] = self._place(X[new], new)
         return codes
@@ -172,19 +172,19 @@ class HierarchicalKMeans(Quantizer):
 
     def inverse_transform(self, codes) -> np.ndarray:
         """The mean `[N, D]` of the deepest cluster that codes or prefixes `[N, l >= 1]` name."""
-        self._check_fitted()
+        self.check_fitted()
         sizes = self.level_sizes_
         codes = check_codes(codes, sizes)
         depth = min(codes.shape[1], len(sizes) - 1)
         return self.centroids_[depth - 1][np.ravel_multi_index(codes.T[:depth], sizes[:depth])]
 
-    def _state(self):
+    def state(self):
         state = {"digests": self._digests, "mean": self.mean_, "n_iter": np.array(self.n_iter_)}
         for level, (mu, price) in enumerate(zip(self.centroids_, self.prices_)):
             state[f"centroids.{level}"], state[f"prices.{level}"] = mu, price
         return state
 
-    def _restore(self, arrays):
+    def restore(self, arrays):
         self._digests, self.mean_ = arrays["digests"], arrays["mean"]
         self.n_iter_ = int(arrays["n_iter"])
         levels = range(len(self.level_sizes_) - 1)

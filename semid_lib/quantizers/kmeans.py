@@ -68,7 +68,7 @@ class ResidualKMeans(Quantizer):
         [0.0, 1.0, 10.0, 11.0]
     """
 
-    _limits = {"balanced": FLAG, "normalize_residuals": FLAG}
+    limits = {"balanced": FLAG, "normalize_residuals": FLAG}
 
     def __init__(
         self, num_levels=3, n_clusters=256, max_iter=25, random_state=0, balanced=False,
@@ -116,11 +116,11 @@ class ResidualKMeans(Quantizer):
         With `balanced` the least squared distance minus price; a row that was fitted, bit for
         bit, gets its own codes.
         """
-        self._check_fitted()
+        self.check_fitted()
         X = check_vectors(self, X, reset=False)
         if not self.balanced:
             return self._encode(X)
-        codes, new = self._recall(X)
+        codes, new = self.fitted_codes(X)
         codes[new] = self._encode(X[new])
         return codes
 
@@ -136,12 +136,12 @@ class ResidualKMeans(Quantizer):
 
     def inverse_transform(self, codes) -> np.ndarray:
         """The sum `[N, D]` of the centres (by `scales_`) that codes or prefixes `[N, l]` name."""
-        self._check_fitted()
+        self.check_fitted()
         columns = check_codes(codes, self.level_sizes_).T
         books = [book * scale for book, scale in zip(self.codebooks_, self.scales_)]
         return sum(book[column] for book, column in zip(books, columns)).astype(self._dtype)
 
-    def _state(self):
+    def state(self):
         books = {f"codebooks.{i}": centres for i, centres in enumerate(self.codebooks_)}
         prices, inertia = np.stack(self.prices_), np.array(self.inertia_)
         return {
@@ -149,7 +149,7 @@ class ResidualKMeans(Quantizer):
             "digests": self._digests,
         }  # fmt: skip
 
-    def _restore(self, arrays):
+    def restore(self, arrays):
         self.codebooks_ = [arrays[f"codebooks.{i}"] for i in range(len(self.level_sizes_))]
         self.prices_, self.scales_ = list(arrays["prices"]), arrays["scales"]
         self.inertia_, self._digests = float(arrays["inertia"]), arrays["digests"]

@@ -125,7 +125,7 @@ class MQ(CodebookQuantizer):
     Cost: O(N L (d h_1 + h_1 h_2 + ... + K D)) an epoch.
     """
 
-    _limits = {
+    limits = {
         "dropout": several(SHARE), "faithful_code": FLAG, "restart_every": whole() | NONE,
     }  # fmt: skip
 

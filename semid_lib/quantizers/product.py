@@ -53,7 +53,7 @@ class PQ(Quantizer):
     Cost: O(N K D) a step, in one thread (so that a seed decides the codes).
     """
 
-    _limits = {
+    limits = {
         "num_blocks": SIZE, "num_codes": whole(2), "precision": choice("float32", "float64"),
     }  # fmt: skip
 
@@ -112,7 +112,7 @@ class PQ(Quantizer):
 
     def transform(self, X) -> np.ndarray:
         """Nearest centre of each block, `[N, m]` int64."""
-        self._check_fitted()
+        self.check_fitted()
         X = check_vectors(self, X, reset=False)
         return self._code(X)[0]
 
@@ -132,7 +132,7 @@ class PQ(Quantizer):
 
     def inverse_transform(self, codes) -> np.ndarray:
         """The reconstruction `[N, D]` of codes; blocks beyond those given stay at the mean."""
-        self._check_fitted()
+        self.check_fitted()
         codes = check_codes(codes, self.level_sizes_)
         m, _, block = self._centres.shape
         rotated = np.zeros((len(codes), m, block))
@@ -149,7 +149,7 @@ class PQ(Quantizer):
     @property
     def codebooks_(self) -> list[np.ndarray]:
         """m arrays `[K, D/m]`: blocks of rotated vectors."""
-        self._check_fitted()
+        self.check_fitted()
         origin = (self.mean_ @ self.rotation_).reshape(len(self._centres), 1, -1)
         return list((self._centres + origin).astype(self.precision))
 
@@ -160,13 +160,13 @@ class PQ(Quantizer):
         turned = self.rotation_.T.reshape(len(self.level_sizes_), width, -1)
         return [centres @ rows for centres, rows in zip(self.codebooks_, turned)]
 
-    def _state(self):
+    def state(self):
         return {
             "centres": self._centres, "mean": self.mean_, "rotation": self.rotation_,
             "errors": np.array(self.errors_), "scale": np.array(self._scale),
         }  # fmt: skip
 
-    def _restore(self, arrays):
+    def restore(self, arrays):
         self._centres, self.mean_ = arrays["centres"], arrays["mean"]
         self.rotation_, self.errors_ = arrays["rotation"], arrays["errors"].tolist()
         older = np.abs(self._centres).max() or 1.0  # files of before kept no scale
@@ -202,7 +202,7 @@ class OPQ(PQ):
     Cost: a turn is O(N K D steps + N D^2 + D^3).
     """
 
-    _limits = {"num_rounds": SIZE, "steps": SIZE, "init": choice("pca", "random")}
+    limits = {"num_rounds": SIZE, "steps": SIZE, "init": choice("pca", "random")}
 
     def __init__(
         self, num_blocks=4, num_codes=256, num_rounds=50, steps=4, max_iter=LAST_STEPS, init="pca",

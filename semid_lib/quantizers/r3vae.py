@@ -88,7 +88,7 @@ class R3VAE(LearntQuantizer):
         384 dimensions, 3 x 256: 1.25 steps of an RQVAE with 512-256-128-32, and 1.6 without top K.
     """
 
-    _limits = {
+    limits = {
         "top_k": SIZE | NONE, "renormalise": FLAG, "reference": FLAG, "rating": FLAG,
         "commitment": real(0), "sc_weight": real(0), "pd_weight": real(0),
         "sc_vectors": choice("residual", "quantized"),
@@ -156,13 +156,13 @@ class R3VAE(LearntQuantizer):
 
     def reconstruct(self, X, soft: bool = True) -> np.ndarray:
         """x_hat `[N, D]`: each row's own alpha r plus weighted codewords, or the codes' own."""
-        self._check_fitted()
+        self.check_fitted()
         X = check_vectors(self, X, reset=False)
         return self._read(X, _Network.soft if soft else _Network.hard)
 
     def inverse_transform(self, codes) -> np.ndarray:
         """Mean projection plus the codewords that codes or prefixes `[N, l]` name, `[N, D]`."""
-        self._check_fitted()
+        self.check_fitted()
         codes = check_codes(codes, self.level_sizes_)
         chosen = (book[column] for book, column in zip(self.codebooks_, codes.T))
         return self.projection_ + sum(chosen)
@@ -173,11 +173,11 @@ class R3VAE(LearntQuantizer):
         network.to(resolve_device(self.device))
         return in_chunks(lambda x: read(network, network(x)), X, network.codebooks)
 
-    def _state(self):
+    def state(self):
         arrays = {"reference": self.reference_, "projection": self.projection_}
         return {**arrays, "codebooks": np.stack(self.codebooks_)}
 
-    def _restore(self, arrays):
+    def restore(self, arrays):
         self.reference_, self.projection_ = arrays["reference"], arrays["projection"]
         self.codebooks_ = list(arrays["codebooks"])
 

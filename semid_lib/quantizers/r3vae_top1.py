@@ -131,7 +131,7 @@ class R3VAETop1(LearntQuantizer):
     """
 
     _run = Top1Run
-    _limits = {"sc_weight": real(0), "pd_weight": real(0), "epochs": whole() | NONE}
+    limits = {"sc_weight": real(0), "pd_weight": real(0), "epochs": whole() | NONE}
 
     def __init__(
         self, num_levels=3, num_codes=256, sc_weight=0.1, pd_weight=0.05, epochs=None,
@@ -184,7 +184,7 @@ class R3VAETop1(LearntQuantizer):
     def inverse_transform(self, codes) -> np.ndarray:
         """The decoded mean projection and words, each times its mean cosine, at the rows' mean
         length: of codes or prefixes `[N, l]`, `[N, D]`."""
-        self._check_fitted()
+        self.check_fitted()
         codes, total = check_codes(codes, self.level_sizes_), self.projection_
         for book, scales, column in zip(self.codebooks_, self.scales_, codes.T):
             total = total + scales[column, None] * book[column]
@@ -192,12 +192,12 @@ class R3VAETop1(LearntQuantizer):
         rows = in_chunks(lambda y: F.normalize(network.decoder(y)), total, network.codebooks)
         return (self.length_ * rows).astype(self._dtype)
 
-    def _state(self):
+    def state(self):
         weights = {f"network.{n}": t.cpu().numpy() for n, t in self.network_.state_dict().items()}
         own = {"scales": self.scales_, "projection": self.projection_, "length": self.length_}
         return {**weights, **own}
 
-    def _restore(self, arrays):
+    def restore(self, arrays):
         self.scales_, self.projection_, self.length_ = (
             arrays.pop(name) for name in ("scales", "projection", "length")
         )

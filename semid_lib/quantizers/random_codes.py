@@ -35,7 +35,7 @@ class RandomCodes(Quantizer):
         CapacityError: a tree too small.
     """
 
-    _limits = {"branching": ANY}
+    limits = {"branching": ANY}
 
     def __init__(self, num_levels=3, num_codes=256, branching=None, random_state=0):
         keep_settings(locals())
@@ -73,20 +73,20 @@ class RandomCodes(Quantizer):
 
     def transform(self, X) -> np.ndarray:
         """The codes of rows that were fitted, `[N, L]` int64."""
-        self._check_fitted()
-        codes, new = self._recall(check_vectors(self, X, reset=False))
+        self.check_fitted()
+        codes, new = self.fitted_codes(check_vectors(self, X, reset=False))
         if new:
             raise InputError(f"row {new[0]} of X was not fitted: a random code says nothing of it")
         return codes
 
     def inverse_transform(self, codes) -> np.ndarray:
         """The mean of the fitted rows, for all codes or prefixes `[N, l]` alike: `[N, d]`."""
-        self._check_fitted()
+        self.check_fitted()
         codes = check_codes(codes, self.level_sizes_)
         return np.repeat(self.mean_[None], len(codes), axis=0)
 
-    def _state(self):
+    def state(self):
         return {"digests": self._digests, "mean": self.mean_}
 
-    def _restore(self, arrays):
+    def restore(self, arrays):
         self._digests, self.mean_ = arrays["digests"], arrays["mean"]

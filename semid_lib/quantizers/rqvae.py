@@ -107,7 +107,7 @@ class RQVAE(CodebookQuantizer):
         >>> codes = RQVAE(num_codes=64, epochs=50).fit_transform(X)  # doctest: +SKIP
     """
 
-    _limits = {
+    limits = {
         "gradient": choice("straight_through", "rotation"), "update": choice("gradient", "ema"),
         "ema_decay": SHARE, "restart": FLAG, "sinkhorn": FLAG, "sinkhorn_epsilon": real(0),
     }  # fmt: skip

@@ -201,7 +201,7 @@ class ParallelRecommender(IdsRecommender):
     """
 
     unique_ids = False  # items of equal codes tie
-    _limits = {
+    limits = {
         "head_norm": choice("rpg", "paper", "both"),
         "long_histories": choice("rows", "windows", "last"),
     }  # fmt: skip
@@ -221,7 +221,7 @@ class ParallelRecommender(IdsRecommender):
         """
         self._check_ids(split, sids)
         self._build(sids)
-        self._see(split)
+        self.remember(split)
         items, device = torch.as_tensor(split.items), self.network_.position.device
         oldest = split.items[split.indptr[:-1][np.diff(split.indptr) > 0]]  # never a target
         counts = split.train_counts() - np.bincount(oldest, minlength=split.num_items)
@@ -234,7 +234,7 @@ class ParallelRecommender(IdsRecommender):
             lambda _, batch: self._loss(items, rows[:, batch], counts) / (len(batch) * per_row),
             len(start), TrainSettings.of(self, monitor="ndcg@10"),
             lengths=end - start, alike=False,
-            validate=(lambda: self._validate(split)) if len(split.users) else None,
+            validate=(lambda: self.metrics(split)) if len(split.users) else None,
             checkpoint=checkpoint, deadline=deadline, progress=progress,
         )  # fmt: skip
         return self
@@ -332,13 +332,13 @@ class ParallelRecommender(IdsRecommender):
 
         return read_histories(read, histories, self.max_history, "cpu")
 
-    def _scores(self, histories):
+    def scores(self, histories):
         def score(part):
             return holistic_scores(self.log_probs(part), self.network_.rows).cpu().numpy()
 
         return np.concatenate([score(part) for part in _parts(histories)])
 
-    def _generate(self, histories, k, exclude_history):
+    def generate(self, histories, k, exclude_history):
         seen = [np.unique(h) if exclude_history else [] for h in histories]
         most = min(k + max(map(len, seen)), self.num_items_)
         found = [self._best(part, most) for part in _parts(histories)]
@@ -350,18 +350,19 @@ class ParallelRecommender(IdsRecommender):
         places, scores = top_items(self.log_probs(histories), self._mixed, k)
         return self._order[places.cpu().numpy()], scores.cpu().double().numpy()
 
-    def _validate(self, split):  # by exact scores, whatever the decoding
+    def metrics(self, split) -> dict[str, float]:
+        """Recall@10 and NDCG@10 on the validation part, by exact scores whatever the decoding."""
         parts = zip(_parts(split.histories("validation")), _parts(split.targets["validation"]))
-        found = [ranks_from_scores(ParallelRecommender._scores(self, h), t) for h, t in parts]
+        found = [ranks_from_scores(ParallelRecommender.scores(self, h), t) for h, t in parts]
         gains = {m: [getattr(ranks, m)(10) for ranks in found] for m in ("recall", "ndcg")}
         return {f"{m}@10": float(np.concatenate(values).mean()) for m, values in gains.items()}
 
-    def _state(self):
+    def state(self):
         net, size = self.network_, self.network_.num_codes
         codes = net.codes(torch.arange(self.num_items_, device=net.rows.device))
         return {**net.state_dict(), "codes": codes, "num_codes": torch.tensor(size)}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         codes = tensors.pop("codes").numpy()
         sizes = [int(tensors.pop("num_codes"))] * codes.shape[1]
         self._build(SemanticIds(codes, sizes))

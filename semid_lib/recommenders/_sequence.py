@@ -59,7 +59,7 @@ class SequenceRecommender(Recommender):
     """
 
     reads_fields = True
-    _limits = {
+    limits = {
         "score_with": choice("fused", "id"), "similarity": choice("dot", "cosine"),
         "loss": choice(*LOSSES), "targets": choice("all", "last"),
         "long_histories": choice("last", "windows"),
@@ -84,9 +84,9 @@ class SequenceRecommender(Recommender):
         self.history_ = self._train(
             split, partial(self._loss, per_row=per_row), rows, lengths,
             TrainSettings.of(self, monitor="ndcg@10"), label=type(self).__name__,
-            validate=(lambda: self._validate(split)) if len(split.users) else None, **running,
+            validate=(lambda: self.metrics(split)) if len(split.users) else None, **running,
         )  # fmt: skip
-        self._see(split)
+        self.remember(split)
         return self
 
     def _train(self, split, loss, rows, lengths, settings: TrainSettings, **more):
@@ -176,14 +176,15 @@ class SequenceRecommender(Recommender):
         device, about = self.network_.table.weight.device, self._about(histories)
         return read_histories(read, histories, self.max_history, device, about)
 
-    def _validate(self, split) -> dict[str, float]:
+    def metrics(self, split) -> dict[str, float]:
+        """Recall@10 and NDCG@10 on the validation part, all items ranked."""
         hidden = self._encode(split.histories("validation"))
         targets = torch.as_tensor(split.targets["validation"], device=hidden.device)
         ranks = target_ranks(hidden, self._rows(), targets)
         return {f"{m}@10": float(getattr(ranks, m)(10).mean()) for m in ("recall", "ndcg")}
 
     @torch.no_grad()
-    def _scores(self, histories):
+    def scores(self, histories):
         return (self._encode(histories) @ self._rows().T).cpu().numpy()
 
     @torch.no_grad()
@@ -216,11 +217,11 @@ class SequenceRecommender(Recommender):
         values = self.network_.table.values()[self.fields_.index(name)]
         return values.detach().float().cpu().numpy()
 
-    def _state(self):
+    def state(self):
         table, sizes = self.network_.table, torch.tensor(self.network_.table.sizes)
         return {**self.network_.state_dict(), "codes": table.codes, "sizes": sizes}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         codes, sizes = tensors.pop("codes").numpy(), tensors.pop("sizes").tolist()
         self._build(sizes, codes)
         self.network_.to(tensors["table.weight"].dtype).load_state_dict(tensors)

@@ -171,7 +171,7 @@ class ACERec(ParallelRecommender):
     validation 5.
     """
 
-    _limits = {
+    limits = {
         "merger": choice("atm", "mlp", "mean", "conv"), "ratio": SIZE | NONE, "alignment": real(0),
         "alignment_temperature": POSITIVE, "debias": real(0),
         "anchor": choice("intent", "last", "mean", "mlp"),

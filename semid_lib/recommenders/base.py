@@ -17,14 +17,14 @@ PADDING = -1
 class Recommender(ItemModel):
     """Histories in, ranked items out.
 
-    A subclass writes `fit(split, sids=None)`, which calls `self._see(split)` and returns `self`;
-    `_scores(histories)` if it scores every item, or `_generate(histories, k, exclude_history)` if
-    it writes items one by one; `_state()` and `_restore(tensors)` for saving. What it can do it
-    declares as class attributes. Inside, items are always 0..N-1, and a history is an int64 array
-    `[T]`, newest last.
+    A subclass writes `fit(split, sids=None)`, which calls `self.remember(split)` and returns
+    `self`; `scores(histories)` if it scores every item, or `generate(histories, k,
+    exclude_history)` if it writes items one by one; `state()` and `restore(tensors)` for saving.
+    What it can do it declares as class attributes. Inside, items are always 0..N-1, and a history
+    is an int64 array `[T]`, newest last.
 
     Attributes:
-        scores_all_items: capability; whether it writes `_scores`, so that every item is ranked.
+        scores_all_items: capability; whether it writes `scores`, so that every item is ranked.
         num_beams: the longest list of a model that only generates, None for any length.
         needs_history: whether an empty history is refused.
         unique_ids: whether semantic IDs that two items share are made longer before `fit`.
@@ -62,7 +62,7 @@ class Recommender(ItemModel):
         if not whole(1, limit).holds(k):
             raise InputError(f"k is {k}, but must lie in 1..{limit} (the catalogue)")
         inside = self._to_indices(histories)
-        items, scores = self._generate(inside, k, exclude_history)
+        items, scores = self.generate(inside, k, exclude_history)
         if self.item_ids_ is not None:
             fill = items == PADDING
             items = self.item_ids_[np.where(fill, 0, items)]
@@ -73,18 +73,18 @@ class Recommender(ItemModel):
     def score_items(self, histories: Sequence[Sequence]) -> np.ndarray:
         """Scores of every item for each history, `[B, N]` float, higher is better."""
         self.num_items_fitted  # noqa: B018 - raises when not fitted
-        return self._scores(self._to_indices(histories))
+        return self.scores(self._to_indices(histories))
 
-    def _scores(self, histories: list[np.ndarray]) -> np.ndarray:
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
         """Scores of every item, `[B, N]` float, higher is better; -inf: never recommended."""
         raise TypeError(f"{type(self).__name__} generates items and does not score all of them")
 
-    def _generate(self, histories, k, exclude_history):
+    def generate(self, histories, k, exclude_history):
         """`(items [B, k] int64, scores [B, k])`, best first; `PADDING`, -inf where there are fewer.
 
         Here: the best k of full scores; ties fall in a fixed pseudo-random order.
         """
-        scores = np.array(self._scores(histories), dtype=np.float64)
+        scores = np.array(self.scores(histories), dtype=np.float64)
         if exclude_history:
             for row, history in enumerate(histories):
                 scores[row, history] = -np.inf

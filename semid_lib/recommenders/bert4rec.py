@@ -50,7 +50,7 @@ class BERT4Rec(SequenceRecommender):
     planted catalogue, Recall@10 was 0.30, 0.55 and 0.61 for `ft_ratio` 0, 0.5 and 1 (SASRec 0.61).
     """
 
-    _limits = {"samples": choice("sliding", "sequences")}
+    limits = {"samples": choice("sliding", "sequences")}
 
     def __init__(
         self, dim=128, num_layers=2, num_heads=4, ffn_dim=512, dropout=0.1, max_history=32,

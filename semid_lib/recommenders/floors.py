@@ -21,17 +21,17 @@ class Popularity(Recommender):
 
     def fit(self, split, sids=None) -> Popularity:
         """Count the items of the train part. `sids` is not used. Cost: O(M)."""
-        self._see(split)
+        self.remember(split)
         self.counts_ = split.train_counts().astype(np.float64)
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         return np.broadcast_to(self.counts_, (len(histories), self.num_items_))
 
-    def _state(self):
+    def state(self):
         return {"counts": torch.tensor(self.counts_)}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.counts_ = _array(tensors, "counts")
 
 
@@ -48,7 +48,7 @@ class MarkovChain(Recommender):
 
     def fit(self, split, sids=None) -> MarkovChain:
         """Count adjacent pairs within each user's train part. `sids` is not used. Cost: O(M)."""
-        self._see(split)
+        self.remember(split)
         begins = np.zeros(len(split.items) + 1, dtype=bool)
         begins[split.indptr] = True
         second = np.flatnonzero(~begins[1:-1]) + 1
@@ -57,17 +57,17 @@ class MarkovChain(Recommender):
         self.backoff_ = split.train_counts() / (len(split.items) + 1)
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         last = np.array([history[-1] for history in histories])
         followed = self.counts_[last].tocoo()
         scores = np.tile(self.backoff_, (len(histories), 1))
         scores[followed.row, followed.col] += followed.data
         return scores
 
-    def _state(self):
+    def state(self):
         return {"backoff": torch.tensor(self.backoff_), **_sparse_state(self.counts_)}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.backoff_ = _array(tensors, "backoff")
         self.counts_ = _sparse_restore(tensors, self.num_items_)
 
@@ -83,7 +83,7 @@ class ItemKNN(Recommender):
         shrinkage: pulls similarities of rare pairs towards 0, >= 0.
     """
 
-    _limits = {"neighbours": whole() | NONE, "shrinkage": real(0)}
+    limits = {"neighbours": whole() | NONE, "shrinkage": real(0)}
 
     def __init__(self, neighbours: int | None = None, shrinkage: float = 0.0):
         self.neighbours = neighbours
@@ -92,7 +92,7 @@ class ItemKNN(Recommender):
     def fit(self, split, sids=None) -> ItemKNN:
         """Count users by pair of items. `sids` is not used. Cost: O(sum of squared lengths)."""
         check_settings(self)
-        self._see(split)
+        self.remember(split)
         takes = _occurrences(split.train_sequences(), self.num_items_)
         takes.data[:] = 1.0
         both = (takes.T @ takes).tocoo()
@@ -104,7 +104,7 @@ class ItemKNN(Recommender):
             _keep_largest(self.similarity_, self.neighbours)
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         takes = _occurrences(histories, self.num_items_)
         decimals = 12  # sums that differ only by the order of adding tie
         if self.num_items_ <= _SMALL and self.similarity_.nnz > _DENSE * self.num_items_**2:
@@ -113,10 +113,10 @@ class ItemKNN(Recommender):
         scores.data = scores.data.round(decimals)
         return scores.toarray()
 
-    def _state(self):
+    def state(self):
         return _sparse_state(self.similarity_)
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.similarity_ = _sparse_restore(tensors, self.num_items_)
 
 

@@ -83,9 +83,9 @@ class HGN(SequenceRecommender):
         items, valid = left_padded(items, start, end - 1, longest)
         return self.network_(self.network_.table.tokens[items], valid, user)
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self._known = tensors["known"].numpy()
-        super()._restore(tensors)
+        super().restore(tensors)
 
 
 def _prefixes(sequences: list[np.ndarray]) -> np.ndarray:

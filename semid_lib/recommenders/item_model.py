@@ -15,7 +15,7 @@ from semid_lib.storage import load_tensors, restoring, save_tensors
 class ItemModel(BaseEstimator):
     """A model fitted on a catalogue, which remembers whose it is and is saved without pickle.
 
-    A subclass calls `self._see(split)` in `fit` and writes `_state()` and `_restore(tensors)`.
+    A subclass calls `self.remember(split)` in `fit` and writes `state()` and `restore(tensors)`.
     Inside, items are always 0..N-1.
 
     Attributes:
@@ -25,7 +25,7 @@ class ItemModel(BaseEstimator):
 
     reads_fields = False
 
-    def _see(self, split) -> None:
+    def remember(self, split) -> None:
         """Remember the catalogue of a split: how many items, and their original ids.
 
         Called by every `fit`. `split` is anything with `num_items` and `data.item_ids`.
@@ -52,7 +52,7 @@ class ItemModel(BaseEstimator):
         }  # fmt: skip
         if hasattr(self, "history_"):
             meta["history"] = {**vars(self.history_), "snapshots": {}}
-        return save_tensors(path, self._state(), meta)
+        return save_tensors(path, self.state(), meta)
 
     @classmethod
     def load(cls, path: str | Path):
@@ -70,16 +70,16 @@ class ItemModel(BaseEstimator):
                 from semid_lib.training import History
 
                 self.history_ = History(**meta["history"])
-            self._restore(tensors)
+            self.restore(tensors)
         return self
 
-    def _state(self) -> dict:
+    def state(self) -> dict:
         """What was learnt, name -> tensor, for `save`."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be saved: it has no _state()")
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved: it has no state()")
 
-    def _restore(self, tensors: dict) -> None:
-        """Take back what `_state` returned; `load` has set settings and catalogue already."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be loaded: it has no _restore()")
+    def restore(self, tensors: dict) -> None:
+        """Take back what `state` returned; `load` has set settings and catalogue already."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be loaded: it has no restore()")
 
 
 def ids_array(ids: list) -> np.ndarray:

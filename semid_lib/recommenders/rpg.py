@@ -53,7 +53,7 @@ class RPG(ParallelRecommender):
     by graph O(steps beams edges m).
     """
 
-    _limits = {
+    limits = {
         "decoding": choice("exact", "graph"), "beams": SIZE, "edges": SIZE, "steps": whole(),
     }  # fmt: skip
 
@@ -98,9 +98,9 @@ class RPG(ParallelRecommender):
         graph, rows = self.neighbours(), self.network_.rows
         return graph_search(log_probs, graph, rows, self.beams, self.steps, self.random_state)
 
-    def _scores(self, histories):
+    def scores(self, histories):
         if self.decoding == "exact":
-            return super()._scores(histories)
+            return super().scores(histories)
         scores = np.full((len(histories), self.num_items_), -np.inf)
         items, values = self._best(histories, self.num_items_)
         row, column = np.nonzero(items >= 0)

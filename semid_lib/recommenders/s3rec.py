@@ -57,7 +57,7 @@ class S3Rec(CausalRecommender):
     takes about 180 s of one CPU thread.
     """
 
-    _limits = {
+    limits = {
         "attributes": NAMES, "pretrain_samples": choice("sliding", "sequences"),
         "pretrain_epochs": whole(0), "pretrain_batch_size": whole(), "task_weights": _WEIGHTS,
     }  # fmt: skip
@@ -142,9 +142,9 @@ class S3Rec(CausalRecommender):
         ]
         return sum(w * loss for w, loss in zip(self.task_weights, losses))
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self._attributes = tensors["owned"].numpy(), len(tensors["attribute"])
-        super()._restore(tensors)
+        super().restore(tensors)
 
 
 class _BothWays(SequenceNetwork):

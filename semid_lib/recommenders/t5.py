@@ -7,7 +7,7 @@ import torch
 
 from semid_lib.codes import ItemTokenizer, SemanticIds, item_codes
 from semid_lib.compute.device import resolve_device
-from semid_lib.compute.distributed import gather, place
+from semid_lib.compute.distributed import all_gather, rank, world_size
 from semid_lib.compute.memory import keep_memory
 from semid_lib.errors import InputError
 from semid_lib.evaluation import ranks_from_lists
@@ -72,7 +72,7 @@ class T5Recommender(IdsRecommender):
     """
 
     scores_all_items = False
-    _limits = {
+    limits = {
         "num_beams": SIZE, "search": choice("constrained", "free"), "end_token": FLAG,
         "validate_users": whole(0) | NONE,
     }  # fmt: skip
@@ -101,7 +101,7 @@ class T5Recommender(IdsRecommender):
         """
         self._check_ids(split, sids)
         check_settings(self)
-        self._see(split)
+        self.remember(split)
         device = resolve_device(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
@@ -162,22 +162,21 @@ class T5Recommender(IdsRecommender):
             users = np.sort(rng.choice(users, self.validate_users, replace=False))
         if len(users) == 0:
             return None
-        rank, processes = place()
-        users = np.array_split(users, processes)[rank]
+        users = np.array_split(users, world_size())[rank()]
         everyone = split.histories("validation")
         histories, targets = [everyone[u] for u in users], split.targets["validation"][users]
         longest = min(self.num_beams, self.num_items_)
 
         def validate():
-            items, scores = self._generate(histories, longest, False)
+            items, scores = self.generate(histories, longest, False)
             ranks = ranks_from_lists(items, targets, scores)
-            found = gather({f"{m}@10": getattr(ranks, m)(10) for m in ("ndcg", "recall")})
+            found = all_gather({f"{m}@10": getattr(ranks, m)(10) for m in ("ndcg", "recall")})
             return {m: float(np.concatenate([f[m] for f in found]).mean()) for m in found[0]}
 
         return validate
 
     @torch.no_grad()
-    def _generate(self, histories, k, exclude_history):
+    def generate(self, histories, k, exclude_history):
         """Beam search; with `exclude_history` one beam more for each item that is taken out."""
         if k > self.num_beams:
             raise InputError(
@@ -218,13 +217,13 @@ class T5Recommender(IdsRecommender):
         item = item.masked_fill(~live, PADDING)
         return item.flatten(1).cpu().numpy(), value.flatten(1).cpu().numpy()
 
-    def _state(self):
+    def state(self):
         weights = {f"network.{n}": t for n, t in self.network_.state_dict().items()}
         codes = torch.from_numpy(item_codes(self.sids_))
         sizes = torch.tensor(self.sids_.vocabulary.level_sizes)
         return {**weights, "codes": codes, "level_sizes": sizes}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         sids = SemanticIds(tensors["codes"].numpy(), tensors["level_sizes"].tolist())
         state = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
         self._build(sids, resolve_device(self.device), state["embedding.weight"].dtype)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from semid_lib.recommenders import ItemModel
 from semid_lib.runs.pipeline import Work
 from semid_lib.runs.provenance import device_name, peak_memory
 from semid_lib.runs.stages import RUN, count_parameters, keep_vectors, networks
@@ -75,13 +76,13 @@ def _try_out(work: Work, role: str, steps: int, users: int) -> list[dict]:
         for network in networks(estimator):
             network.eval()
         work.fitted[role] = estimator
-        if hasattr(estimator, "_see"):
-            estimator._see(work.split)  # hardly trained, yet it knows the catalogue
+        if isinstance(estimator, ItemModel):
+            estimator.remember(work.split)  # hardly trained, yet it knows the catalogue
     rows = [{**row, "parameters": count_parameters(estimator)}]
     if role == "encoder" and measured is not None:
         keep_vectors(work, estimator)  # for the next stage
         began = time.perf_counter()
-        getattr(estimator, "metrics" if hasattr(estimator, "metrics") else "_validate")(work.split)
+        estimator.metrics(work.split)
         seconds = estimator.epochs * (time.perf_counter() - began)
         rows.append({"stage": "encoder, validation after each epoch", "time": seconds})
     if role == "recommender":

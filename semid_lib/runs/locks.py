@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from semid_lib.compute.distributed import agree, place
+from semid_lib.compute.distributed import broadcast, rank
 from semid_lib.errors import SemidError
 from semid_lib.storage import writing
 
@@ -33,12 +33,12 @@ def locked(path: Path):
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock, free = FileLock(path), True
-        if place()[0] == 0:
+        if rank() == 0:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 free = False
     try:
-        yield agree(free)
+        yield broadcast(free)
     finally:
         lock.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from semid_lib.compute.distributed import place
+from semid_lib.compute.distributed import world_size
 from semid_lib.errors import InputError
 from semid_lib.runs.records import CUTOFFS, is_name
 from semid_lib.systems import Plan, System, plan
@@ -102,8 +102,8 @@ def configuration(plan: Plan, estimators: Mapping, precision: str) -> dict:
     config = settings_of(estimators)
     config["evaluation"] = {"ks": list(CUTOFFS), "seen_items": "ranked, and excluded"}
     config["precision"] = precision
-    if place()[1] > 1:
-        config["processes"] = place()[1]
+    if world_size() > 1:
+        config["processes"] = world_size()
     if plan.checkpoint is not None:
         config["checkpoint"] = plan.checkpoint
     if plan.centred:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from semid_lib.compute.distributed import agree
+from semid_lib.compute.distributed import broadcast
 from semid_lib.diagnostics import judge
 from semid_lib.errors import InputError
 from semid_lib.runs.records import CUTOFFS, METRICS, slug
@@ -81,7 +81,7 @@ def _communities(work: Work) -> np.ndarray:
     alone = work.encoder_folder == work.folder
     folder = work.folder if alone else runs_folder()
     path = folder / f"communities-{slug(work.plan.dataset)}-{work.data.sha256[:10]}.json"
-    if known := agree(read_sealed(path)):
+    if known := broadcast(read_sealed(path)):
         return np.array(known["communities"])
     found = louvain(co_occurrence(work.split))
     write_json(path, sealed({"communities": found.tolist()}))

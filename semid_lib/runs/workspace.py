@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from semid_lib.compute.distributed import agree
+from semid_lib.compute.distributed import broadcast
 from semid_lib.compute.memory import enough_memory
 from semid_lib.errors import CheckpointError
 from semid_lib.runs.provenance import commit, device_name, peak_memory, versions
@@ -72,9 +72,9 @@ class Workspace:
         from semid_lib.training import TrainingPaused
 
         path = self.path(f"{name}.json")
-        if known := agree(read_sealed(path)):
+        if known := broadcast(read_sealed(path)):
             return known
-        if self.deadline is not None and agree(time.monotonic() > self.deadline):
+        if self.deadline is not None and broadcast(time.monotonic() > self.deadline):
             raise TrainingPaused(f"{self.name} paused before {name}")
         began = time.perf_counter()
         with enough_memory(f"stage {name!r} of {self.name}"):
@@ -83,7 +83,7 @@ class Workspace:
         info["peak_memory"], info["peak_device_memory"] = peak_memory(self.device)
         info.update(device=device_name(self.device), commit=commit(), versions=versions())
         write_json(path, sealed(info))
-        return agree(info)
+        return broadcast(info)
 
     def train(self, estimator, name: str, *inputs):
         """Fit an estimator, giving it the checkpoint, the deadline and the bars that it can use.

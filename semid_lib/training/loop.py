@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from semid_lib.compute.device import resolve_precision
-from semid_lib.compute.distributed import agree, place
+from semid_lib.compute.distributed import broadcast, rank, world_size
 from semid_lib.errors import InputError
 from semid_lib.training.batches import Batches
 from semid_lib.training.checkpoint import Checkpoint, RunState, copied, fingerprint
@@ -83,9 +83,9 @@ def train(
         raise InputError("no training samples: every user's train part is shorter than 2 items")
     device = next(model.parameters()).device if device is None else device
     settings = replace(settings, precision=resolve_precision(settings.precision, device))
-    rank, processes = place() if shared else (0, 1)
+    processes = world_size() if shared else 1
     batches = Batches(num_samples, settings, lengths, alike, processes)
-    stepper = Stepper(model, settings, device, rank, processes)
+    stepper = Stepper(model, settings, device, rank() if shared else 0, processes)
     loop = Loop(loss, settings, batches, stepper, validate, hooks, label)
     digest = _digest(settings, batches, loop.patience, model, hooks, alike, identity)
     loop.resume(Checkpoint(checkpoint, digest, stepper, hooks))
@@ -174,7 +174,7 @@ class Loop:
 
     def pause_after(self, deadline: float | None) -> None:
         """Save and raise TrainingPaused if the deadline is over."""
-        if deadline is None or not agree(time.monotonic() > deadline):
+        if deadline is None or not broadcast(time.monotonic() > deadline):
             return
         state, total = self.state, self.batches.total_steps
         state.spent += self.lap()
@@ -247,9 +247,9 @@ class Loop:
         entry = {"epoch": len(self.state.history.epochs) + 1, "loss": self.mean_loss()}
         self.stepper.model.eval()
         if self.validate is not None:
-            entry.update(agree(self.validate()))
+            entry.update(broadcast(self.validate()))
         for hook in self.hooks:
-            entry.update(agree(hook.end_epoch(dict(entry)) or {}))
+            entry.update(broadcast(hook.end_epoch(dict(entry)) or {}))
         return entry
 
     def _compare(self, entry: dict) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from semid_lib.compute.distributed import place
+from semid_lib.compute.distributed import rank
 
 
 class ProgressBar:
@@ -20,7 +20,7 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, done: int, label: str, wanted: bool | None, now: float):
-        self.shows = place()[0] == 0 and (sys.stderr.isatty() if wanted is None else wanted)
+        self.shows = rank() == 0 and (sys.stderr.isatty() if wanted is None else wanted)
         self.shown = now
         width = shutil.get_terminal_size().columns  # tqdm hides where that is 0
         self.bar = tqdm(

@@ -51,7 +51,7 @@ class TrainSettings:
     precision: str = "float32"
     seed: int = 0
 
-    _limits: ClassVar[dict[str, Limit]] = {
+    limits: ClassVar[dict[str, Limit]] = {
         "at_once": whole() | NONE,
         "monitor": Limit(lambda name: isinstance(name, str), "must be text"),
         "snapshot_steps": several(whole()),

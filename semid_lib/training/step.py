@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from semid_lib.compute.distributed import add_up, make_equal
+from semid_lib.compute.distributed import all_reduce, broadcast_parameters
 from semid_lib.compute.flops import FlopCounter
 from semid_lib.compute.memory import keep_memory, while_it_fits
 from semid_lib.compute.precision import PRECISIONS
@@ -31,7 +31,7 @@ class Stepper:
     ):
         dtype, self.autocast = PRECISIONS[settings.precision]
         self.model = model.to(device=device, dtype=dtype)
-        make_equal(model)
+        broadcast_parameters(model)
         self.settings = settings
         self.device = torch.device(device)
         self.rank = rank
@@ -69,8 +69,8 @@ class Stepper:
         if total is not None and self.processes > 1:
             for p in self.model.parameters():
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            add_up([p.grad for p in self.model.parameters()])
-            add_up([total])
+            all_reduce([p.grad for p in self.model.parameters()])
+            all_reduce([total])
         return total
 
     def descend(self, rate: float) -> None:

@@ -243,7 +243,7 @@ def test_decoding():
     for _ in range(6):
         for name, model in models.items():
             began = time.perf_counter()
-            model._generate(histories, 10, False)
+            model.generate(histories, 10, False)
             seconds[name].append(time.perf_counter() - began)
     for name, model in models.items():
         speed = len(histories) / np.median(seconds[name][1:])

@@ -30,17 +30,17 @@ class Linear(Recommender):
     def fit(self, split, sids=None):
         import torch
 
-        self._see(split)
+        self.remember(split)
         self.weight_ = torch.arange(split.num_items, dtype=torch.float64) * self.slope
         return self
 
-    def _scores(self, histories):
+    def scores(self, histories):
         return np.tile(self.weight_.numpy(), (len(histories), 1))
 
-    def _state(self):
+    def state(self):
         return {"weight": self.weight_}
 
-    def _restore(self, tensors):
+    def restore(self, tensors):
         self.weight_ = tensors["weight"]
 
 
@@ -50,10 +50,10 @@ class Writer(Recommender):
     scores_all_items = False
 
     def fit(self, split, sids=None):
-        self._see(split)
+        self.remember(split)
         return self
 
-    def _generate(self, histories, k, exclude_history):
+    def generate(self, histories, k, exclude_history):
         row = np.where(np.arange(k) < 3, np.arange(k), PADDING)
         scores = np.where(row >= 0, -np.arange(k, dtype=float), -np.inf)
         return np.tile(row, (len(histories), 1)), np.tile(scores, (len(histories), 1))

@@ -120,7 +120,7 @@ def test_recommend_equals_a_full_sort(split):
     model, histories = shaken(RPG, split), split.histories("test")
     for exclude in (False, True):
         items, scores = model.recommend(histories, 12, exclude_history=exclude, return_scores=True)
-        full = Recommender._generate(model, histories, 12, exclude)
+        full = Recommender.generate(model, histories, 12, exclude)
         np.testing.assert_array_equal(items, full[0])
         np.testing.assert_array_equal(scores, full[1])
 
@@ -173,7 +173,7 @@ def test_graph_decoding_finds_no_better_items_and_counts_its_work(split):
     log_probs = model.log_probs([[1, 2], [3]])
     items, scores, scored = model.walk(log_probs)
     assert items.shape == (2, 3) and (scored <= 2 * 3 * 4).all() and (scored >= 4).all()
-    exact = RPG._scores(model.set_params(decoding="exact"), [[1, 2], [3]])
+    exact = RPG.scores(model.set_params(decoding="exact"), [[1, 2], [3]])
     best = np.sort(exact, axis=1)[:, ::-1][:, :3]
     np.testing.assert_allclose(np.take_along_axis(exact, items.numpy(), 1), scores)
     assert (scores.numpy() <= best + 1e-12).all()
