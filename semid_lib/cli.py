@@ -150,10 +150,10 @@ def run_command(
         return
     keep = profile == "paper" if record is None else record
     if keep:  # said before hours of work, not after
-        records = records.records_folder(to_write=True)
-        records.check_writable(records)
+        folder = records.records_folder(to_write=True)
+        records.check_writable(folder)
         name = records.run_name(system, variant, called(dataset), profile, seed)
-        if not force and (records / f"{name}.json").exists():
+        if not force and (folder / f"{name}.json").exists():
             raise RecordError(
                 f"{name} is recorded already: --force replaces it, --no-record leaves it"
             )
@@ -276,21 +276,21 @@ def table_command(
     if not match:
         raise InputError(f"{which!r} is not of the form PAPER.TABLE, such as resid.4")
     paper, number = match[1], int(match[2])
-    printed = printed.printed_cells(paper, number)
+    cells = printed.printed_cells(paper, number)
     name = f"{printed.PAPERS.get(paper, paper)}, Table {number}"
-    if printed.empty:
+    if cells.empty:
         frame = printed.paper_table(paper, number, as_printed=True).fillna("")
         print(tables.table(frame, f"{name} as printed; we have no records of this kind"))
         return
-    metrics = metric or [m for m in ("recall@10", "ndcg@10") if m in set(printed["metric"])]
-    data, systems = set(printed["dataset"].dropna()), set(printed["system"].dropna())
+    metrics = metric or [m for m in ("recall@10", "ndcg@10") if m in set(cells["metric"])]
+    data, systems = set(cells["dataset"].dropna()), set(cells["system"].dropna())
     systems |= set(FLOORS) if data else set()  # they stand in every table of known data
     recorded = [
         r
         for r in records.load_records(profile="paper", system=list(systems))
         if (r["dataset"] in data or not data) and not r["variant"].startswith(SWEEPS)
     ]
-    shown = beside.side_by_side(printed, recorded, metrics=metrics, part=part, caption=name)
+    shown = beside.side_by_side(cells, recorded, metrics=metrics, part=part, caption=name)
     print(readable(shown))
 
 
