@@ -235,7 +235,7 @@ def test_records_of_an_installed_library_go_into_a_folder_of_the_user(
     monkeypatch.delenv("SEMID_RESULTS")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "CHECKOUT", tmp_path / "site-packages")
-    assert records.records_folder() == records._HERE / "_records"  # the shipped ones
+    assert records.records_folder() == records.PACKAGE / "_records"  # the shipped ones
     code, out, _ = semid("run", "popularity", folder, "--record")
     assert code == 0 and "record: .semid/results/" in out
     assert records.records_folder() == Path(".semid") / "results"
