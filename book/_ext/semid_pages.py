@@ -89,7 +89,7 @@ def shortfalls(records=None, below: float = 0.95) -> pd.DataFrame:
         below: a ratio of either metric under this counts.
 
     Returns:
-        The rows of `results.ratios` that count, with `tried` (text of `papers/tried.toml`, else
+        The rows of `progress.ratios` that count, with `tried` (text of `papers/tried.toml`, else
         what a smaller budget cut, else empty) and `runs`: (variant, seeds, Recall@10 and NDCG@10
         over the printed ones) of every variant recorded for that system and dataset, best NDCG@10
         on validation first.

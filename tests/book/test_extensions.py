@@ -12,6 +12,7 @@ import pytest
 
 import docstrings
 import semid_pages
+from semid_lib.runs import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,7 +109,7 @@ def test_the_reference_lists_what_the_design_promises():
         "recommenders.T5Recommender recommenders.SASRec recommenders.Popularity "
         "recommenders.MarkovChain recommenders.ItemKNN evaluation.recall_at_k evaluation.ndcg_at_k "
         "evaluation.mrr diagnostics.gini diagnostics.code_overlap diagnostics.within_code_cosine "
-        "diagnostics.code_terms runtime.setup training.train errors.DataError"
+        "diagnostics.code_terms reports.setup training.train errors.DataError"
     ).split():
         assert f":: semid_lib.{name}\n" in text, name
     listed = {line.split(".")[-1] for line in text.split("\n") if ".. auto" in line}
@@ -125,7 +126,7 @@ def test_the_status_page_lists_25_tables_and_24_figures():
     ]
     assert sum(kind == "Table" for kind, _ in rows) == 25
     assert sum(kind == "Figure" for kind, _ in rows) == 24
-    assert all(state in semid_pages.STATES for state in semid_pages.results.status()["state"])
+    assert all(state in semid_pages.STATES for state in semid_pages.progress.status()["state"])
 
 
 def test_what_a_record_holds_is_no_mark_up_in_the_page(monkeypatch):
@@ -144,15 +145,15 @@ def test_what_a_record_holds_is_no_mark_up_in_the_page(monkeypatch):
 
 
 def test_the_status_page_links_only_pages_that_exist(monkeypatch):
-    table = semid_pages.results.status()
+    table = semid_pages.progress.status()
     table.loc[0, "chapter"] = "12_resid"
-    monkeypatch.setattr(semid_pages.results, "status", lambda: table)
+    monkeypatch.setattr(semid_pages.progress, "status", lambda: table)
     assert "{doc}`12 </notebooks/12_resid>`" in semid_pages.status_text({"notebooks/12_resid"})
     assert "{doc}" not in semid_pages.status_text(set())
 
 
 def test_the_claims_page_has_a_row_for_each_claim_and_counts_them():
-    text, claims = semid_pages.claims_text(set()), semid_pages.results.claims()
+    text, claims = semid_pages.claims_text(set()), semid_pages.verdicts.claims()
     rows = re.findall(r"^\* - \*\*(.+?)\*\*", text, re.MULTILINE)
     assert rows == claims["id"].tolist()
     counts = re.findall(r"(?<=\| )\d+(?= \|)", text.split("##")[0])
@@ -164,7 +165,7 @@ def test_the_claims_page_has_a_row_for_each_claim_and_counts_them():
 
 def record(system, dataset, value, variant="default"):
     """What `shortfalls` reads of a record whose metrics are all `value`."""
-    metrics = dict.fromkeys(semid_pages.results.METRICS, value)
+    metrics = dict.fromkeys(METRICS, value)
     name = {"system": system, "variant": variant, "dataset": dataset}
     return {**name, "metrics": {"test": metrics, "validation": metrics}, "cut": []}
 
