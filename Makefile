@@ -70,7 +70,7 @@ check: environment
 	$(BIN)/python scripts/notebooks.py check
 
 unit: environment
-	$(BIN)/python -m pytest tests --ignore=tests/book/test_browser.py -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest tests --ignore=tests/book/test_browser.py -n 2 --dist loadfile -q --durations=25
 
 notebooks: environment
 	$(BIN)/python -m pytest --nbval notebooks -n 2 --dist loadfile -q

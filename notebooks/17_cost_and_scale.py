@@ -732,7 +732,7 @@ this machine's, so this cell's output is not compared, its assertions are):
 """
 
 # %% tags=["nbval-ignore-output"]
-GAOQ((4, 4, "auto")).fit(np.eye(40, 8))  # compiles on first use
+GAOQ((4, 4, "auto")).fit(np.eye(40, 8, dtype="f4"))  # compiles
 sizes, seconds = [12_000, 100_000, 500_000], []
 for N in sizes:
     X = np.random.default_rng(0).normal(size=(N, 64)).astype("f4")
