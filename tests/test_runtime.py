@@ -151,7 +151,7 @@ def test_kept_memory_is_not_mapped_again():
     """Page faults while tensors of 40 MB and 4 MB come and go, in a round of a fresh process."""
     code = """
         import platform, resource, torch
-        from semid_lib.compute.device import keep_memory
+        from semid_lib.compute.memory import keep_memory
         keep_memory()
         def use():
             for size in (10_000_000, 1_000_000, 1_000_000, 1_000_000):

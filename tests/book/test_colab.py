@@ -27,15 +27,16 @@ from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 shell.run_cell(open("cell.py").read()).raise_error()
 import semid_lib, torch
-from semid_lib import results
+from semid_lib.reports import paper_table
+from semid_lib.runs import records_folder
 from semid_lib.data import leave_one_out, synthetic_catalogue
 from semid_lib.recommenders import Popularity
 split = leave_one_out(synthetic_catalogue(num_users=50, num_items=40)[0])
 items = Popularity().fit(split).recommend(split.histories("test")[:2], k=3)
 print(json.dumps({
     "library": semid_lib.__file__, "torch": torch.__version__, "run": shell.user_ns["run"].chapter,
-    "printed": len(results.paper_table("resid", 4)), "records": str(results.records_folder()),
-    "records_there": results.records_folder().is_dir(), "items": items.shape,
+    "printed": len(paper_table("resid", 4)), "records": str(records_folder()),
+    "records_there": records_folder().is_dir(), "items": items.shape,
 }))
 """
 
