@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator
@@ -52,9 +50,7 @@ class ALS(BaseEstimator):
         """Factorise who took what in the train part of `split`; nothing else is read."""
         check_settings(self)
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in a notebook
-                from implicit.cpu.als import AlternatingLeastSquares
+            from implicit.cpu.als import AlternatingLeastSquares
         except ImportError:
             raise MissingPackageError(
                 "ALS needs the package implicit: pip install implicit"

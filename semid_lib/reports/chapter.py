@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import warnings
 from dataclasses import dataclass
 
 from semid_lib.compute.device import resolve_device
@@ -64,5 +65,8 @@ def setup(chapter: str, seed: int = 0) -> Run:
         from semid_lib.reports import plotting
 
         plotting.use_style()
+        with warnings.catch_warnings():  # in a notebook it asks for widgets, which books have not
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import tqdm.auto  # noqa: F401 - imported by implicit, umap and sentence-transformers
     print(f"chapter {run.chapter} | profile {run.profile} | device {run.device} | seed {run.seed}")
     return run
