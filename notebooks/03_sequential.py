@@ -1491,12 +1491,13 @@ bests = ["best of all", "best of these"]
 table(
     stops[["run", "passes", "best of all", "passes with patience 3",
            "best of these", "test Recall@10"]],
-    "Recorded, Instruments: validation NDCG@10 at the best pass, and where "
-    f"a patience of three passes would have stopped (popularity: {level:.4f})",
+    "Recorded, Instruments: validation NDCG@10 at the best pass, and "
+    "where a patience of three passes would have stopped "
+    f"(popularity: {level:.4f})",
     dict.fromkeys([*bests, "test Recall@10"], "metric"),
 )  # fmt: skip
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "NDCG@10 on validation after each of the first forty passes, recorded runs of SASRec on Instruments (paper profile, one line a seed). Grey: popularity. The crosses mark where a patience of three passes would have stopped. See the shelf at the height of popularity, and which seeds would have been left on it.", "name": "fig-sequential-plateau"}, "image": {"alt": "Three lines of validation NDCG@10 against passes. All reach the level of popularity near 0.04 in two passes, stay there for a few and rise on to over 0.05; crosses on two of them after five passes, on the third after fifteen."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "NDCG@10 on validation after each of the first forty passes, recorded runs of SASRec on Instruments (paper profile, one line a seed). Grey: popularity. The crosses mark where a patience of three passes would have stopped. See the shelf at the height of popularity, and which seeds would have been left on it.", "name": "fig-sequential-plateau"}, "image": {"alt": "Lines of NDCG@10 against passes: all reach popularity, near 0.04, in two, wait there, and rise to over 0.05; crosses after five passes on two of them, after fifteen on the third."}}
 fig, ax = figure(height=2.8)
 for mark, r in zip("os^", records["sasrec", "default", "instruments"]):
     values = [x["ndcg@10"] for x in r["curve"]["recommender"]]
@@ -1515,8 +1516,8 @@ _ = ax.legend(loc="lower right")
 of = stops.set_index("run")
 plain = of[of.index.str.startswith("SASRec")]
 shelf = plain["best of these"] < 1.05 * level
-print(f"{shelf.sum()} of {len(plain)} seeds of SASRec would have ended on "
-      "the shelf")  # fmt: skip
+print(f"{shelf.sum()} of {len(plain)} seeds of SASRec would have "
+      "ended on the shelf")  # fmt: skip
 assert shelf.sum() == 2 and (plain["best of all"] > 1.3 * level).all()
 gru = of.loc["GRU4Rec, seed 0"]
 assert gru["best of all"] < 1.15 * level

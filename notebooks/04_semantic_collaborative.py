@@ -1253,11 +1253,9 @@ encoders = {
     ("resid", "default"): "FAMAE",
 }
 full = load_records(
-    profile="paper",
-    system=["e1", "e2", "e3", "resid"],
-    dataset=sets,
-    smaller=True,
-)
+    profile="paper", system=["e1", "e2", "e3", "resid"],
+    dataset=sets, smaller=True,
+)  # fmt: skip
 reached = {}
 for record in full:
     name = encoders.get((record["system"], record["variant"]))

@@ -1319,17 +1319,15 @@ for name, (system, variant) in {**shown, **extra}.items():
     shares.append(b)
 for system in FLOORS:
     ours = tested("recall@10", system)
-    row = dict.fromkeys(recall[0], "none") | {
-        "tokenizer": title(system)
-    }
+    row = dict.fromkeys(recall[0], "none")
+    row["tokenizer"] = title(system)
     recall.append(row | {"R@10": ours})
 FOUR = {"R@10": "metric", "N@10": "metric"}  # digits
 table(
     pd.DataFrame(recall),
     "Table 6 on Beauty: recall, SC and PD, printed and recorded",
-    FOUR,
-    digits=3,
-)
+    FOUR, digits=3,
+)  # fmt: skip
 
 # %% tags=["hide-input"]
 table(

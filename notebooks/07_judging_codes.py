@@ -80,6 +80,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import rankdata
 
+# %%
 from semid_lib import data
 from semid_lib.diagnostics import (
     code_overlap,

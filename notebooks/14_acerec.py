@@ -97,6 +97,7 @@ from matplotlib.patches import Rectangle
 from scipy.stats import norm
 from torch.utils.flop_counter import FlopCounterMode
 
+# %%
 from semid_lib.codes import SemanticIds
 from semid_lib.data import leave_one_out, load_dataset
 from semid_lib.encoders import ALS
