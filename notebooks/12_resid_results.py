@@ -1219,7 +1219,9 @@ assert reader["R@10"] > 1.2 * chain["R@10"]
 assert abs(reader["N@10"] / chain["N@10"] - 1) < 0.1
 e2 = written.loc["E2"]
 assert (e2 < 0.75 * chain).all() and (e2 < 0.6 * reader).all()
-pair = [found(x, "beauty-complete", "equal")[0] for x in ("e2", "resid")]
+pair = [
+    found(x, "beauty-complete", "equal")[0] for x in ("e2", "resid")
+]
 value, low, high = over(*pair)
 print(f"E2 over ReSID: {value:+.1f} % ({low:+.1f} to {high:+.1f})")
 assert low > 0
