@@ -964,9 +964,9 @@ assert sorted(left)[1] < 1.05 < 1.3 < sorted(left)[2]
 r"""
 Two seeds of three would have been popularity and no more. Early in the
 training, popularity is all that a model has found, and validation stands still
-there for some passes; a short patience keeps it. With a patience of 300 steps,
-fifty passes on this set, all got over it. So a table cell at that level, from
-one run, may be telling about the stopping rule. (The last column also shows
+there for some passes; a short patience keeps it. With the longer one of our
+records ({ref}`ch-sequential`), all got over it. So a table cell at that level,
+from one run, may be telling about the stopping rule. (The last column also shows
 how much a seed moves on this set.)
 
 ## Cold items: Table 6, Figures 5 and 9

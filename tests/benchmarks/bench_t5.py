@@ -1,6 +1,6 @@
 """T5: constrained beam search and training against Hugging Face's, with the same weights.
 
-Neither side calls `runtime.keep_memory`, which would work for both (T5Recommender calls it).
+Neither side calls `compute.memory.keep_memory`, which would work for both (T5Recommender calls it).
 Where torch sees a GPU, both sides run on it, and training has the target of a GPU.
 """
 
