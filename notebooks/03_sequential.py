@@ -1516,8 +1516,8 @@ for r in records["sasrec", "default", "instruments"]:
     asked = r["config"]["recommender"]
     stage = r["cost"]["stages"]["recommender"]
     idle = stage["epochs"] - stage["best_epoch"]
-    print(f"seed {r['seed']}: stopped by {asked['patience_steps']} steps "
-          f"without a gain, here {idle} passes")  # fmt: skip
+    print(f"seed {r['seed']}: stopped by {asked['patience_steps']} "
+          f"steps without a gain, here {idle} passes")  # fmt: skip
     assert stage["stopped"] == "patience" and idle > 3
 of = stops.set_index("run")
 plain = of[of.index.str.startswith("SASRec")]
