@@ -1458,7 +1458,7 @@ counts steps; ReSID's rule (Appendix E) is three passes, whatever the set. The
 curves say where it would have stopped the same runs:
 """
 
-# %%
+# %% tags=["hide-input"]
 pop = records["popularity", "default", "instruments"][0]
 level = pop["metrics"]["validation"]["ndcg@10"]
 

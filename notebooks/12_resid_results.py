@@ -1181,7 +1181,7 @@ falling to zero over just these; validation chooses the pass. The floors count
 on the same split.
 """
 
-# %%
+# %% tags=["hide-input"]
 PLAIN = {*FLOORS, "sasrec", "sasrec*"}  # they write no codes
 rows = []
 for s in SYSTEMS:
